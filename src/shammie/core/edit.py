@@ -104,10 +104,16 @@ def edited(model: LanguageModel, edits: Sequence[Edit]) -> Iterator[None]:
                 raise SiteError(f"site {edit.site} is recomputed beside the model and can only be read")
             stack.callback(_install(edit, model.anatomy.hook_point(edit.site), tracker, log).remove)
         stack.callback(model.anatomy.body.register_forward_pre_hook(tracker, prepend=True, with_kwargs=True).remove)
+        model.edits_in_force += len(edits)
+        stack.callback(_leave, model, len(edits))
         yield
     for edit, log in zip(edits, touched, strict=True):
         if log and not any(bool(chosen) for chosen in log):
             raise SiteError(f"the edit at {edit.site} chose no token: {edit.positions} lies outside what was run")
+
+
+def _leave(model: LanguageModel, count: int) -> None:
+    model.edits_in_force -= count
 
 
 def _install(edit: Edit, point: HookPoint, tracker: FrameTracker, log: list[Tensor]) -> Any:

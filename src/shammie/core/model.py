@@ -37,6 +37,7 @@ class LanguageModel:
     name: str
     source: Path | None = None  # the directory of its stored weights, if it has one
     patches: list[str] = field(default_factory=list)  # hashes of the weight patches in force, oldest first
+    edits_in_force: int = 0
 
     @cached_property
     def anatomy(self) -> Anatomy:
