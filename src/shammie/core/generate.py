@@ -1,0 +1,276 @@
+"""Batched generation: greedy or sampled, n samples a prompt, reasoning kept apart from the answer.
+
+Random draws belong to (seed, prompt, sample), never to the batch, so a completion does not depend on what it was
+batched with. Where reasoning is not closed there is no answer, and stop strings are looked for only outside reasoning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shammie.core.batch import Message, encode
+from shammie.core.errors import NonFiniteError, ShammieError
+from shammie.core.model import LanguageModel
+from shammie.core.prefix import KeyValues, SharedPrefixes, read
+
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to continue prompts."""
+
+    max_new_tokens: int = 128
+    """Tokens after which a completion is cut off (finish `length`)."""
+    temperature: float = 0.0
+    """0 is greedy; otherwise logits are divided by it."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens that holds this much probability."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens; 0 for all."""
+    samples: int = 1
+    """Completions a prompt."""
+    seed: int = 0
+    """Seed of the draws of every (prompt, sample)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion and are cut off it; not looked for inside reasoning."""
+    prefill: str = ""
+    """Text that the completion is made to begin with (not part of the returned text)."""
+    reasoning_start: str = ""
+    """Marker that opens reasoning, such as <think>; with a prefill or template that ends in it, reasoning is open from the start."""
+    reasoning_end: str = ""
+    """Marker that closes reasoning, such as </think>; empty for models that do not mark it."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.samples < 1:
+            raise ShammieError("max_new_tokens and samples must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ShammieError("temperature and top_k must not be negative, and top_p must lie in (0, 1]")
+        if self.samples > 1 and self.temperature == 0:
+            raise ShammieError("several samples of a greedy completion are all the same; set a temperature above 0")
+        if self.reasoning_start and not self.reasoning_end:
+            raise ShammieError("reasoning_start needs reasoning_end")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation. `answer` is None when reasoning was still open at the end: a truncated chain is no answer."""
+
+    prompt: int
+    sample: int
+    text: str
+    reasoning: str | None
+    answer: str | None
+    finish: str  # "end" (the model ended it), "stop" (a stop string), "length"
+    tokens: tuple[int, ...] = ()
+    log_probability: float | None = None  # of all tokens, at temperature 1; None from backends that do not say
+
+
+class Stepper(Protocol):
+    """What the sampling loop drives: a model with a memory. Rooms whose models carry states of their own write one."""
+
+    def start(self, sequences: Sequence[Sequence[int]], row: Sequence[int]) -> Float[Tensor, "B V"]:
+        """Read the prompts and return next-token logits."""
+
+    def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """Read one more token of each row and return next-token logits."""
+
+    def keep(self, rows: Int[Tensor, " N"]) -> None:
+        """Go on with these rows only."""
+
+
+class CacheStepper:
+    """The plain model with its key-value cache."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self._past: KeyValues | None = None
+
+    def start(self, sequences: Sequence[Sequence[int]], row: Sequence[int]) -> Float[Tensor, "B V"]:
+        prefixes = SharedPrefixes(self.model, sequences, row)
+        states, mask, past = prefixes.read(range(len(sequences)))
+        self._past = past.aligned()
+        self._row = torch.tensor(list(row), device=self.model.device)
+        self._prompt_length = torch.tensor([len(ids) for ids in sequences], device=self.model.device)
+        last = mask.sum(-1) - 1
+        return self._logits(states[torch.arange(len(states), device=states.device), last])
+
+    def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        assert self._past is not None, "start comes first"
+        states = read(self.model, self._past, tokens[:, None], None, self._row, self._prompt_length)
+        return self._logits(states[:, -1])
+
+    def keep(self, rows: Int[Tensor, " N"]) -> None:
+        assert self._past is not None, "start comes first"
+        self._past = self._past.select(rows).aligned()
+        self._row, self._prompt_length = self._row[rows], self._prompt_length[rows]
+
+    def _logits(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        with torch.no_grad():
+            return self.model.anatomy.unembed(states).float()
+
+
+def plan_generation(prompts: int, settings: GenerationSettings, rows: int) -> list[list[tuple[int, int]]]:
+    """Batches of (prompt, sample) in order, `rows` each: a function of the settings alone, so that a resumed run
+    makes the same ones."""
+    jobs = [(prompt, sample) for prompt in range(prompts) for sample in range(settings.samples)]
+    return [jobs[i : i + rows] for i in range(0, len(jobs), rows)]
+
+
+def generate(
+    model: LanguageModel, prompts: Sequence[Prompt], settings: GenerationSettings, *, rows: int = 32
+) -> list[Completion]:
+    """Continue every prompt, `rows` at a time, under whatever edits are in force; in order of (prompt, sample)."""
+    encoded = encode_prompts(model, prompts, settings)
+    batches = plan_generation(len(prompts), settings, rows)
+    return [completion for jobs in batches for completion in complete(model, encoded, jobs, settings)]
+
+
+def encode_prompts(model: LanguageModel, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[list[int]]:
+    """Token ids of each prompt with the prefill at its end."""
+    return [encode(model, prompt, prefill=settings.prefill) for prompt in prompts]
+
+
+def complete(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], jobs: Sequence[tuple[int, int]], settings: GenerationSettings,
+    *, stepper: Stepper | None = None,
+) -> list[Completion]:  # fmt: skip
+    """One batch: a completion for each (prompt, sample) of `jobs`, where `prompts` are token ids."""
+    stepper = stepper or CacheStepper(model)
+    writers = [_Writer(model, prompts[prompt], job, settings) for job in jobs for prompt in (job[0],)]
+    active = list(range(len(jobs)))
+    logits = stepper.start([prompts[prompt] for prompt, _ in jobs], [prompt for prompt, _ in jobs])
+    for step in range(settings.max_new_tokens):
+        draws = [writers[i].draws[step] for i in active] if settings.temperature else None
+        tokens, log_probs = pick(logits, settings, draws)
+        for i, token, log_prob in zip(active, tokens.tolist(), log_probs.tolist(), strict=True):
+            writers[i].write(token, log_prob)
+        going = [slot for slot, i in enumerate(active) if not writers[i].finish]
+        if not going or step == settings.max_new_tokens - 1:
+            break
+        if len(going) < len(active):
+            rows = torch.tensor(going, device=tokens.device)
+            stepper.keep(rows)
+            active, tokens = [active[slot] for slot in going], tokens[rows]
+        logits = stepper.step(tokens)
+    return [writer.completion() for writer in writers]
+
+
+def pick(
+    logits: Float[Tensor, "B V"], settings: GenerationSettings, draws: Sequence[float] | None
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """The next token of each row and its log-probability at temperature 1.
+
+    `draws` are uniform numbers in [0, 1), one a row, turned into tokens by inverting the cumulative distribution.
+    """
+    normalizer = logits.logsumexp(-1)
+    if not bool(normalizer.isfinite().all()):
+        raise NonFiniteError("the model's logits hold NaN or infinity")
+    if draws is None:
+        tokens = logits.argmax(-1)
+    else:
+        scores, order = (logits / settings.temperature).sort(dim=-1, descending=True)
+        probabilities = scores.softmax(-1, dtype=torch.float64)
+        if settings.top_k:
+            probabilities[:, settings.top_k :] = 0
+        if settings.top_p < 1:
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities * (before < settings.top_p * probabilities.sum(-1, keepdim=True))
+        cumulative = probabilities.cumsum(-1)
+        target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+        tokens = order.gather(-1, torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1))[:, 0]
+    return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalizer
+
+
+class _Writer:
+    """Collects one completion and knows when it is over."""
+
+    def __init__(
+        self, model: LanguageModel, prompt: Sequence[int], job: tuple[int, int], settings: GenerationSettings
+    ) -> None:
+        self.model, self.settings, self.job = model, settings, job
+        self.draws = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, *job]))).random(
+            settings.max_new_tokens if settings.temperature else 0
+        )
+        self.tokens: list[int] = []
+        self.log_probability = 0.0
+        self.finish = ""
+        tail = self._decode(prompt[-16:]) if settings.reasoning_start else ""
+        self.opened = tail.rstrip().endswith(settings.reasoning_start) if settings.reasoning_start else False
+        self._ends = ending_tokens(model)
+
+    def write(self, token: int, log_probability: float) -> None:
+        """Take the next token."""
+        self.log_probability += log_probability
+        self.tokens.append(token)
+        if token in self._ends:
+            self.finish = "end"
+        elif self.settings.stop and self._stopped():
+            self.finish = "stop"
+
+    def _stopped(self) -> bool:
+        # Only the newest tokens can complete a stop string; the full text is looked at when they seem to.
+        window = max(map(len, self.settings.stop)) + 8
+        recent = self._decode(self.tokens[-window:])
+        return any(stop in recent for stop in self.settings.stop) and self._split()[2]
+
+    def completion(self) -> Completion:
+        """What was written, split into reasoning and answer."""
+        reasoning, answer, _ = self._split()
+        text = self._decode(self._content())
+        if reasoning is None and answer is not None:
+            text = answer
+        return Completion(
+            *self.job, text, reasoning, answer, self.finish or "length", tuple(self.tokens), self.log_probability
+        )
+
+    def _split(self) -> tuple[str | None, str | None, bool]:
+        return split_reasoning(self._decode(self._content()), self.settings, opened=self.opened)
+
+    def _content(self) -> list[int]:
+        return self.tokens[:-1] if self.tokens and self.tokens[-1] in self._ends else self.tokens
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.model.tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+
+def split_reasoning(text: str, settings: GenerationSettings, *, opened: bool = False) -> tuple[str | None, str | None, bool]:
+    """Reasoning, answer up to the first stop string, and whether a stop string was found in it.
+
+    `opened` says that the prompt ended inside reasoning. Unclosed reasoning leaves no answer (None).
+    """
+    reasoning: str | None = None
+    answer: str | None = text
+    if settings.reasoning_end:
+        start = text.lstrip().startswith(settings.reasoning_start) if settings.reasoning_start else True
+        if opened or start:
+            body = text if opened or not settings.reasoning_start else text.split(settings.reasoning_start, 1)[1]
+            reasoning, closed, rest = body.partition(settings.reasoning_end)
+            answer = rest if closed else None
+    if answer is None:
+        return reasoning, None, False
+    cuts = [at for stop in settings.stop if (at := answer.find(stop)) >= 0]
+    return reasoning, answer[: min(cuts)] if cuts else answer, bool(cuts)
+
+
+def ending_tokens(model: LanguageModel) -> frozenset[int]:
+    """Tokens with which this model ends a text."""
+    named = getattr(model.module.generation_config, "eos_token_id", None)
+    ends = named if isinstance(named, list) else [named]
+    return frozenset(int(token) for token in [*ends, model.tokenizer.eos_token_id] if token is not None)
+
+
+def generate_batches(
+    model: LanguageModel, prompts: Sequence[Prompt], settings: GenerationSettings, *, rows: int = 32
+) -> Iterator[tuple[str, list[Completion]]]:
+    """The batches of `generate` one by one, each with a key by which a run can resume."""
+    encoded = encode_prompts(model, prompts, settings)
+    for index, jobs in enumerate(plan_generation(len(prompts), settings, rows)):
+        yield f"batch-{index:05d}", complete(model, encoded, jobs, settings)
