@@ -200,9 +200,8 @@ class _quiet:  # noqa: N801 - a context manager, used as a function
 
 
 def _hash_directory(directory: Path) -> str:
-    source = directory / "source.json"
-    if source.is_file():  # converted from a GGUF file: those bytes are the stored ones
-        return str(files.read_json(source)["sha256"])
+    if converted := gguf.read_source(directory):  # from a GGUF file: those bytes are the stored ones
+        return str(converted["sha256"])
     stored = sorted(directory.glob("*.safetensors"))
     if not stored:
         raise MissingFileError(f"{directory} holds no *.safetensors file to take the hash of")

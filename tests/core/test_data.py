@@ -1,0 +1,232 @@
+"""Records from every source: what is read, what is refused and in which words."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shammie.core.data import ChoiceRecord, Dataset, PromptRecord, QuestionRecord, TextRecord, load_records
+from shammie.core.errors import BackendError, DataError, MissingFileError, NonFiniteError, ShammieError
+
+
+@dataclass(frozen=True)
+class Mixed:
+    name: str
+    count: int
+    score: float
+    right: bool
+    tags: tuple[str, ...]
+    note: str | None = None
+    weight: float = 1.0
+
+
+mixed = st.builds(
+    Mixed,
+    name=st.text(),
+    count=st.integers(-(2**40), 2**40),
+    score=st.floats(allow_nan=False, allow_infinity=False),
+    right=st.booleans(),
+    tags=st.lists(st.text(max_size=3), max_size=3).map(tuple),
+    note=st.none() | st.text(max_size=3),
+    weight=st.floats(0, 1),
+)
+GOOD = Mixed("a", 1, 2.0, True, ("x",))
+
+
+def jsonl(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@given(records=st.lists(mixed, min_size=1, max_size=5), extra=st.text(max_size=2))
+def test_formats_agree_and_round_trip(tmp_path_factory, records, extra):
+    base = tmp_path_factory.getbasetemp()
+    rows = [asdict(record) | {"extra": extra} for record in records]
+    jsonl(base / "a.jsonl", *rows)
+    (base / "a.json").write_text(json.dumps(rows))
+    loaded = [load_records(base / name, Mixed) for name in ("a.jsonl", "a.json")]
+    assert all(dataset.records == tuple(records) for dataset in loaded)
+    assert loaded[0].sha256 == loaded[1].sha256
+    changed = jsonl(base / "b.jsonl", *rows[:-1], rows[-1] | {"count": rows[-1]["count"] + 1})
+    assert load_records(changed, Mixed).sha256 != loaded[0].sha256
+
+
+def test_parquet_agrees_with_jsonl(tmp_path):
+    rows = [asdict(Mixed(f"é{i}", i, i / 3, i % 2 == 0, ("t",) * (i % 3), None if i % 2 else "n")) for i in range(3000)]
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([row | {"extra": {"x": 1}} for row in rows]), tmp_path / "a.parquet"
+    )
+    one, two = load_records(tmp_path / "a.parquet", Mixed), load_records(jsonl(tmp_path / "a.jsonl", *rows), Mixed)
+    assert one.records == two.records
+    assert one.sha256 == two.sha256
+    assert len(load_records(tmp_path / "a.parquet", Mixed, limit=7).records) == 7
+
+
+def test_text_lines_blank_lines_marks_and_limit(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone \r\n\n  \ntwo\u2028x\nthree".encode())
+    assert load_records(path, TextRecord).records == tuple(map(TextRecord, ["one ", "two\u2028x", "three"]))
+    few = load_records(str(path), TextRecord, limit=1)
+    assert few == Dataset((TextRecord("one "),), str(path), few.sha256, None)
+    assert few.sha256 != load_records(path, TextRecord).sha256
+    rows = jsonl(tmp_path / "b.jsonl", {"prompt": "p\u2028q"})
+    rows.write_bytes(b"\n" + rows.read_bytes() + b'{"prompt": broken')
+    assert load_records(rows, PromptRecord, limit=1).records == (PromptRecord("p\u2028q"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": 3}, r"field 'name': expected str, got 3; mend the record$"),
+        ({"count": "3"}, r"field 'count': expected int, got '3'"),
+        ({"count": 3.0}, r"field 'count': expected int, got 3\.0"),
+        ({"count": True}, r"field 'count': expected int, got True"),
+        ({"count": None}, r"field 'count': expected int, got None"),
+        ({"score": "high"}, r"field 'score': expected float, got 'high'"),
+        ({"score": 10**400}, r"field 'score': expected float, got 1000"),
+        ({"right": 1}, r"field 'right': expected bool, got 1"),
+        ({"tags": "x"}, r"field 'tags': expected tuple\[str, \.\.\.\], got 'x'; put it in a list: \['x'\]$"),
+        ({"tags": ["x", 3]}, r"field 'tags': expected tuple\[str, \.\.\.\], got \['x', 3\]; mend"),
+        ({"note": 3}, r"field 'note': expected str \| None, got 3"),
+        ({"name": ["long"] * 50}, r"field 'name': expected str, got \['long', .{49}\.\.\.; mend"),
+    ],
+)
+def test_ill_typed_fields_name_file_line_field_and_type(tmp_path, change, message):
+    path = jsonl(tmp_path / "bad.jsonl", asdict(GOOD), asdict(GOOD) | change)
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 2, " + message):
+        load_records(path, Mixed)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n\n{"txt": "y"}\n', TextRecord, r"line 3: field .text. .* is missing; .*has txt$"),
+        ("a.jsonl", b"{}", TextRecord, r"line 1: field 'text' \(str\) is missing; the record has none"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', TextRecord, r"a\.jsonl, line 2: invalid JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', TextRecord, r"a\.jsonl, line 2: the bytes are not UTF-8"),
+        ("a.jsonl", b"[1, 2]\n", TextRecord, r"line 1: expected an object with the fields text, got \[1, 2\]"),
+        ("a.jsonl", b"", TextRecord, r"a\.jsonl holds no records"),
+        ("a.jsonl", b"\n \n", TextRecord, r"a\.jsonl holds no records"),
+        ("a.json", b"[]", TextRecord, r"a\.json holds no records"),
+        ("a.json", b"", TextRecord, r"a\.json, line 1: invalid JSON"),
+        ("a.json", b'[{"text": "x"},\n{"text": }]', TextRecord, r"a\.json, line 2: invalid JSON"),
+        ("a.json", b'[{"text": "x"}, {"text": 3}]', TextRecord, r"a\.json, record 2, field 'text': expected str"),
+        ("a.json", b'{"text": "x"}', TextRecord, r"expected a list of records, got \{'text': 'x'\}; wrap them"),
+        ("a.txt", b"", TextRecord, r"a\.txt holds no records"),
+        ("a.txt", b"x\n", QuestionRecord, r"plain text cannot fill the fields question, answers; use \.jsonl"),
+        ("a.txt", b"x\n", PromptRecord, r"plain text cannot fill the fields prompt"),
+        ("a.txt", b"ok\n\xff\n", TextRecord, r"a\.txt, line 2: the bytes are not UTF-8"),
+        ("a.parquet", b"", TextRecord, r"a\.parquet is not a readable Parquet file"),
+        ("a.parquet", b"PAR1 noise", TextRecord, r"a\.parquet is not a readable Parquet file"),
+        ("a.csv", b"x", TextRecord, r"a\.csv is no data file that shammie reads; give \.jsonl, \.json"),
+        ("a.jsonl", b'{"question": "q", "choices": ["a"], "answer": 1}', ChoiceRecord, r"line 1: answer 1 is no index"),
+        ("a.jsonl", b'{"question": "q", "choices": ["a"], "answer": -1}', ChoiceRecord, r"line 1: answer -1 is no"),
+        ("a.jsonl", b'{"question": "q", "answers": "a"}', QuestionRecord, r"got 'a'; put it in a list: \['a'\]"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_one_sentence(tmp_path, name, content, kind, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_records(tmp_path / name, kind)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "txt"])
+def test_missing_files_and_directories(tmp_path, suffix):
+    with pytest.raises(MissingFileError, match=rf"a\.{suffix} does not exist"):
+        load_records(tmp_path / f"a.{suffix}", TextRecord)
+    (tmp_path / f"d.{suffix}").mkdir()
+    with pytest.raises(DataError, match=rf"cannot read .*d\.{suffix}"):
+        load_records(tmp_path / f"d.{suffix}", TextRecord)
+
+
+def test_parquet_records_are_checked_too(tmp_path):
+    def write(**columns):
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+        return tmp_path / "a.parquet"
+
+    with pytest.raises(DataError, match=r"a\.parquet, record 2, field 'text': expected str, got None"):
+        load_records(write(text=["x", None]), TextRecord)
+    with pytest.raises(DataError, match=r"a\.parquet, record 1: field 'text' \(str\) is missing"):
+        load_records(write(other=["x"]), TextRecord)
+    full = {"name": ["a"], "count": [1], "right": [True], "tags": [["x"]]}
+    with pytest.raises(NonFiniteError, match=r"a\.parquet, record 1: score is nan"):
+        load_records(write(**full, score=[float("nan")]), Mixed)
+
+
+def test_limits_and_revisions_that_make_no_sense(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"text": "x"})
+    for limit in (0, -1):
+        with pytest.raises(DataError, match=f"a limit of {limit} leaves no records"):
+            load_records(path, TextRecord, limit=limit)
+    with pytest.raises(DataError, match="revision 'main' does not apply"):
+        load_records(path, TextRecord, revision="main")
+
+
+def hub(monkeypatch, rows, commit="c0ffee", error=None):
+    calls = []
+
+    def load_dataset(name, **options):
+        calls.append((name, options))
+        if error:
+            raise error
+        return rows
+
+    def dataset_info(name, revision):
+        if commit is None:
+            raise OSError("offline")
+        return SimpleNamespace(sha=commit)
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", SimpleNamespace(HfApi=lambda: SimpleNamespace(dataset_info=dataset_info))
+    )
+    return calls
+
+
+def test_the_hub_is_read_at_a_resolved_commit(monkeypatch, tmp_path):
+    rows = [{"text": f"t{i}", "extra": i} for i in range(5)]
+    calls = hub(monkeypatch, rows)
+    found = load_records("hf:owner/some-name:validation", TextRecord, limit=3, revision="main")
+    assert calls == [("owner/some-name", {"split": "validation", "revision": "c0ffee"})]
+    assert (found.revision, found.source, len(found.records)) == ("c0ffee", "hf:owner/some-name:validation", 3)
+    assert found.sha256 == load_records(jsonl(tmp_path / "a.jsonl", *rows), TextRecord, limit=3).sha256
+    calls = hub(monkeypatch, rows, commit=None)
+    assert load_records("hf:owner/name", TextRecord, revision="v1").revision == "v1"
+    assert calls == [("owner/name", {"split": "train", "revision": "v1"})]
+    hub(monkeypatch, [{"text": 3}])
+    with pytest.raises(DataError, match="hf:owner/name, record 1, field 'text': expected str, got 3"):
+        load_records("hf:owner/name", TextRecord)
+
+
+def test_hub_errors_are_one_sentence(monkeypatch):
+    hub(monkeypatch, [], error=ConnectionError("Couldn't reach the Hub\nlong trace"))
+    with pytest.raises(BackendError, match=r"^cannot load hf:a/b \(Couldn't reach the Hub\); check name, split"):
+        load_records("hf:a/b", TextRecord)
+    with pytest.raises(DataError, match="'hf:' names no data set"):
+        load_records("hf:", TextRecord)
+    with pytest.raises(DataError, match="names no data set"):
+        load_records("hf:a/b/c", TextRecord)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("pyarrow", "a.parquet", r"needs pyarrow; run `pip install pyarrow`"),
+        ("datasets", "hf:a/b", r"needs datasets; run `pip install 'shammie\[train\]'`"),
+    ],
+)
+def test_libraries_that_are_not_installed(monkeypatch, module, source, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=message):
+        load_records(source, TextRecord)
+
+
+def test_errors_are_for_the_user():
+    with pytest.raises(ShammieError, match="no index into 0 choices"):
+        ChoiceRecord("q", (), 0)
