@@ -43,6 +43,7 @@ def python(code, *arguments, **options):
     )
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_json_round_trip(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "value.json"
@@ -139,6 +140,7 @@ def test_short_writes_are_completed(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"0123456789abcdefg"
 
 
+@settings(deadline=None)
 @given(old=st.binary(max_size=30), new=st.binary(max_size=30), data=st.data())
 def test_append_cuts_then_adds(tmp_path_factory, old, new, data):
     path = tmp_path_factory.getbasetemp() / "appended"
@@ -200,59 +202,6 @@ def test_directory_errors_name_the_final_path(tmp_path):
     with pytest.raises(RunError, match="made already exists"), files.atomic_directory(target, overwrite=True):
         pass
     assert [inner.name for inner in tmp_path.iterdir()] == ["made"]
-
-
-DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool])
-
-
-@settings(max_examples=40)
-@given(
-    shapes=st.lists(st.tuples(st.lists(st.integers(0, 4), max_size=3), DTYPES), max_size=4),
-    notes=st.dictionaries(st.text('aé\n"\\\x01☃', max_size=5), st.text("bü\t/", max_size=5), max_size=5),
-)
-def test_tensors_round_trip_to_identical_bytes(tmp_path_factory, shapes, notes):
-    base = tmp_path_factory.getbasetemp()
-    tensors = {f"t{i}": (torch.randn(shape) * 3).to(dtype) for i, (shape, dtype) in enumerate(shapes)}
-    for name in ("one", "two"):
-        files.save_tensors(base / name, tensors, notes)
-    assert (base / "one").read_bytes() == (base / "two").read_bytes()
-    loaded = files.load_tensors(base / "one")
-    assert loaded.keys() == tensors.keys()
-    assert all(
-        torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in tensors
-    )
-    assert files.tensor_metadata(base / "one") == notes
-
-
-def test_views_and_shared_storage_are_saved_as_they_look(tmp_path):
-    x = torch.arange(12.0, requires_grad=True).reshape(3, 4)
-    files.save_tensors(tmp_path / "a", {"x": x, "again": x, "turned": x.t(), "row": x[1:2]})
-    loaded = files.load_tensors(tmp_path / "a")
-    assert torch.equal(loaded["turned"], x.detach().t())
-    assert torch.equal(loaded["row"], x.detach()[1:2])
-    assert torch.equal(loaded["again"], loaded["x"])
-
-
-@settings(max_examples=60)
-@given(keep=st.floats(0, 0.999))
-def test_truncated_tensors_are_refused(tmp_path_factory, keep):
-    path = tmp_path_factory.getbasetemp() / "cut.safetensors"
-    files.save_tensors(path, {"a": torch.ones(5), "b": torch.zeros(3, 3)}, {"k": "v"})
-    data = path.read_bytes()
-    path.write_bytes(data[: int(keep * len(data))])
-    for read in (files.load_tensors, files.tensor_metadata):
-        with pytest.raises(DataError, match=r"cut\.safetensors is corrupt or truncated"):
-            read(path)
-
-
-def test_tensors_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(MissingFileError, match="none does not exist"):
-        files.load_tensors(tmp_path / "none")
-    with pytest.raises(DataError, match="cannot read"):
-        files.load_tensors(tmp_path)
-    (tmp_path / "noise").write_bytes(bytes(range(256)))
-    with pytest.raises(DataError, match="noise is corrupt"):
-        files.load_tensors(tmp_path / "noise")
 
 
 def test_disk_full_leaves_nothing_half_written(tmp_path):

@@ -1,0 +1,38 @@
+"""The one small interface by which a room adds its chapter to `shammie tour`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shammie.core.errors import ShammieError
+from shammie.report.blocks import Block
+
+Record = dict[str, Any]
+"""One line of results.jsonl."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter of the tour: what it measures and how its records become a page.
+
+    Measuring and drawing are apart, so that the page can be drawn again from `results.jsonl` without the model.
+    """
+
+    name: str
+    """Slug: lower-case letters, digits and hyphens; the chapter's anchor and the argument of `--only`."""
+    title: str
+    question: str
+    """What a person learns here, in one sentence."""
+    command: str
+    """The command line that makes this chapter alone."""
+    measure: Callable[..., Iterator[Record]]
+    """(context, settings) -> records; called by the tour, never by `report`."""
+    draw: Callable[[list[Record]], list[Block]]
+    """The chapter's own records, in the order written -> blocks."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            raise ShammieError(f"Chapter name {self.name!r} is not a slug: use lower-case letters, digits and hyphens.")
