@@ -136,6 +136,12 @@ def test_bootstrap_leaves_out_resamples_without_a_value_and_takes_builtins():
         stats.bootstrap(lambda column: 1.0 if len(set(column)) == 8 else math.nan, np.arange(8), seed=0)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_of_a_biased_statistic_still_holds_the_estimate(sign):
+    estimate = stats.bootstrap(lambda column: sign * len(set(column)), np.arange(20), seed=0, draws=100)
+    assert contains(estimate)
+
+
 def test_intervals_widen_when_rows_of_a_cluster_repeat():
     base = np.random.default_rng(0).normal(size=40)
     alone, repeated = stats.mean_interval(base, seed=1), stats.mean_interval(np.repeat(base, 5), seed=1)

@@ -38,6 +38,7 @@ def rows(*responses):
         ("The answer matches. Verdict: CORRECT", "CORRECT"),
         ("**Verdict:** Incorrect. The correct answer is Paris.", "INCORRECT"),
         ("INCORRECT. The correct answer was Paris.", "INCORRECT"),
+        ("Grade: incorrect.\nThe CORRECT answer is Paris.", "INCORRECT"),
         ("At first CORRECT, but on reflection INCORRECT", "INCORRECT"),
         ("CORRECT\nOn reflection it is\nINCORRECT", "INCORRECT"),
         ("not attempted", "NOT_ATTEMPTED"),
@@ -73,6 +74,12 @@ def test_parse_short_words(reply, verdict):
     assert YES_NO.parse(reply) == verdict
 
 
+def test_the_longest_verdict_wins():
+    prompt = JudgePrompt("abstain", "1", "{response}", ("no", "no answer"))
+    assert prompt.parse("no answer") == "no answer"
+    assert prompt.parse("No.") == "no"
+
+
 def test_fill():
     assert GRADE.fields == ("question", "response")
     assert GRADE.fill(rows("Pa{ris}")[0]) == "Q: capital?\nA: Pa{ris}\n{json}"
@@ -88,6 +95,9 @@ def test_fill():
         ("{a}", ("not-tried", "not_tried"), "differ"),
         ("{a}", ("yes", "!"), "begin and end"),
         ("{}", ("yes", "no"), "plain name"),
+        ("{a:>3}", ("yes", "no"), "plain name"),
+        ('{"verdict": "yes"}', ("yes", "no"), "plain name"),
+        ("{a.real}", ("yes", "no"), "plain name"),
         ("{a", ("yes", "no"), "broken template"),
     ],
 )

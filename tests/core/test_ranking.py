@@ -117,6 +117,23 @@ def test_clustered_delong_sees_through_repeated_rows():
     assert stats.delong_test(*copies).p_value < alone.p_value / 10
 
 
+def test_clustered_delong_equals_obuchowskis_definition():
+    generator = np.random.default_rng(6)
+    labels, groups = generator.random(50) < 0.5, np.arange(50) // 5
+    a = generator.normal(size=50) + labels
+    b = a + generator.normal(size=50) + groups / 5
+    pairs = [structural(scores, labels) for scores in (a, b)]
+    totals = np.zeros((2, 2, 10))  # score, class, cluster
+    for score, parts in enumerate(pairs):
+        for side, (members, part) in enumerate(zip((labels, ~labels), parts, strict=True)):
+            for group, share in zip(groups[members], part, strict=True):
+                totals[score, side, group] += (share - part.mean()) / members.sum()
+    up, down = totals[0] - totals[1]
+    variance = 10 / 9 * ((up**2).sum() + (down**2).sum() + 2 * (up * down).sum())
+    found = stats.delong_test(a, b, labels, groups).difference
+    assert (found.high - found.low) / 2 == pytest.approx(1.959963984540054 * math.sqrt(variance))
+
+
 def test_delong_p_values_are_uniform_under_the_null():
     labels, values = np.tile([True, False], 60), []
     for seed in range(300):

@@ -85,6 +85,13 @@ def test_sampled_permutation_nears_the_t_test_and_large_samples_work():
     assert 0 < large.p_value <= 1
 
 
+def test_two_sample_intervals_draw_each_side_on_its_own():
+    a = np.random.default_rng(0).normal(size=80)
+    estimate = stats.permutation_test(a, a, seed=0).difference
+    expected = 2 * 1.99 * a.std(ddof=1) * math.sqrt(2 / 80)
+    assert estimate.high - estimate.low == pytest.approx(expected, rel=0.1)
+
+
 def test_permutation_p_values_are_uniform_under_the_null():
     values = [
         stats.permutation_test(*np.random.default_rng(seed).normal(size=(2, 15)), seed=seed, draws=300).p_value
@@ -165,6 +172,10 @@ def test_benjamini_hochberg_equals_scipy(p_values, level):
     adjusted = scipy.stats.false_discovery_control(p_values)
     clear = np.abs(adjusted - level) > 1e-12
     np.testing.assert_array_equal(stats.benjamini_hochberg(p_values, level)[clear], (adjusted <= level)[clear])
+
+
+def test_holm_never_falls():
+    np.testing.assert_allclose(stats.holm([0.021, 0.5, 0.02]), [0.06, 0.5, 0.06])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

@@ -79,7 +79,7 @@ def _accepted(aliases: Sequence[str]) -> list[str]:
 def exact_match(answer: str | None, aliases: Sequence[str]) -> bool:
     """Success: the whole normalized answer equals a normalized alias. Empty or None never succeeds."""
     accepted = {normalize(alias) for alias in _accepted(aliases)}
-    return bool(answer and answer.strip()) and normalize(answer or "") in accepted
+    return answer is not None and normalize(answer) in accepted
 
 
 @lru_cache(maxsize=65_536)

@@ -28,7 +28,7 @@ class GenerationSettings:
     prefill: str = ""
     """Text that the completion is made to begin with (not part of the returned text)."""
     reasoning_start: str = ""
-    """Marker that opens reasoning, such as <think>; with a prefill or template that ends in it, reasoning is open from the start."""
+    """Marker that opens reasoning, such as <think>; a prefill or template that ends in it opens it at once."""
     reasoning_end: str = ""
     """Marker that closes reasoning, such as </think>; empty for models that do not mark it."""
 

@@ -51,19 +51,12 @@ class JudgePrompt:
             raise ShammieError(f"judge prompt {self.name!r} needs verdicts that differ by more than case")
         if not all(re.fullmatch(r"\w(?:.*\w)?", verdict) for verdict in self.verdicts):
             raise ShammieError(f"judge prompt {self.name!r} has a verdict that does not begin and end with a word")
-        if not all(name.isidentifier() for name in self.fields):
-            raise ShammieError(
-                f"judge prompt {self.name!r} has a field without a plain name; write a brace as {{{{ }}}}"
-            )
+        _fields(self.name, self.template)
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the template's fields in order of first use."""
-        try:
-            parts = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
-        except ValueError as error:
-            raise ShammieError(f"judge prompt {self.name!r} has a broken template: {error}") from error
-        return tuple(dict.fromkeys(parts))
+        return _fields(self.name, self.template)
 
     def fill(self, record: Mapping[str, object]) -> str:
         """Put a record's values into the template; other keys of the record are ignored."""
@@ -206,6 +199,17 @@ class RegexJudge:
 
 def _key(verdict: str) -> str:
     return re.sub(r"[\s_-]+", " ", verdict.strip()).casefold()
+
+
+def _fields(prompt: str, template: str) -> tuple[str, ...]:
+    """Names of a template's fields in order of first use; they are plain names without format or conversion."""
+    try:
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise ShammieError(f"judge prompt {prompt!r} has a broken template: {error}") from error
+    if any(form or turn or not str(name).isidentifier() for name, form, turn in parts):
+        raise ShammieError(f"judge prompt {prompt!r} has a field that is no plain name; double the braces of text")
+    return tuple(dict.fromkeys(str(name) for name, _, _ in parts))
 
 
 def _verdict_pattern(verdicts: Sequence[str]) -> re.Pattern[str]:

@@ -1,22 +1,21 @@
-"""Training loops that a kill cannot harm: settings, schedules, batch plans and one resumable iterator of steps.
+"""Training that a kill cannot harm: settings, schedules, plans of batches and one resumable iterator of steps.
 
-The step itself is the room's. Everything random in a step, its examples included, is a pure function of seed, step and
-process, so that a checkpoint holds no sampler, loader or generator and a resumed run equals one left alone.
+The step itself is the room's. All that is random in a step, its examples included, is a function of seed, step and
+process: a checkpoint needs no sampler and no generator, and a resumed run equals one that was left alone.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -24,14 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from shammie.core import files
-from shammie.core.errors import BackendError, DataError, MismatchError, NonFiniteError, RunError, ShammieError
+from shammie.core.errors import BackendError, DataError, NonFiniteError, RunError, ShammieError
 from shammie.core.plain import differences, to_plain
-
-METRICS, STATE, WEIGHTS, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "optimizer.safetensors"
-_FORMAT = 1
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_KINDS = {"schedule": ("constant", "linear", "cosine"), "precision": tuple(_DTYPES)}
-_ORDER, _DRAWS = 0, 1  # keep the seeds of the shuffles apart from those of the steps
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,8 @@ class TrainSettings:
     """How the learning rate falls after the warm-up."""
     floor: float = 0.0
     """Fraction of the learning rate that the schedule falls to."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of the two moments."""
     weight_decay: float = 0.0
-    """AdamW's decay of matrices; embeddings, biases and norms never decay."""
+    """AdamW's decay of matrices; embeddings, biases and norms do not decay."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; 0 clips nothing."""
     accumulation: int = 1
@@ -68,65 +59,49 @@ class TrainSettings:
     """Seed of the order of examples and of all draws."""
 
     def __post_init__(self) -> None:
-        lowest = dict.fromkeys(("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints"), 1)
-        lowest |= dict.fromkeys(("learning_rate", "warmup", "floor", "weight_decay", "gradient_clip", "seed"), 0)
-        highest = {"warmup": self.steps, "floor": 1}
-        for name, low in lowest.items():
-            value, high = getattr(self, name), highest.get(name, math.inf)
+        counts = ("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints")
+        sizes = ("learning_rate", "weight_decay", "gradient_clip", "seed", "warmup", "floor")
+        for name, low in (dict.fromkeys(counts, 1) | dict.fromkeys(sizes, 0)).items():
+            value, high = getattr(self, name), {"warmup": self.steps, "floor": 1}.get(name, math.inf)
             if not (low <= value <= high and math.isfinite(value)):
-                limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-                raise ShammieError(f"{name} must be {limits} and finite, but is {value}")
-        for name, known in _KINDS.items():
-            if getattr(self, name) not in known:
+                raise ShammieError(f"{name} must be finite and between {low} and {high}, but is {value}")
+        for name in ("schedule", "precision"):
+            if getattr(self, name) not in (known := get_args(get_type_hints(TrainSettings)[name])):
                 raise ShammieError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ShammieError(f"betas must lie in [0, 1), but are {self.betas}")
-        _piece_size(self, 1)
-
-
-def _piece_size(settings: TrainSettings, processes: int) -> int:
-    pieces = settings.accumulation * processes
-    if settings.batch_size % pieces:
-        cuts = f"{settings.accumulation} pieces on each of {processes} processes"
-        raise ShammieError(f"batch_size {settings.batch_size} cannot be cut evenly into {cuts}; change one of them")
-    return settings.batch_size // pieces
 
 
 def schedule_factor(step: int, settings: TrainSettings) -> float:
-    """What the learning rate is multiplied by in `step`, counted from 0; no step has rate 0."""
+    """What the learning rate is multiplied by in `step`, counted from 0; the last step of the warm-up has 1."""
     warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * settings.steps
     if step + 1 < warmup:
         return (step + 1) / warmup
-    if settings.schedule == "constant":
-        return 1.0
     done = max(0.0, step - warmup) / max(1.0, settings.steps - warmup)
-    left = 1 - done if settings.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
     return settings.floor + (1 - settings.floor) * left
 
 
-def optimizer_groups(
-    module: nn.Module, weight_decay: float, *, decay_embeddings: bool = False
-) -> list[dict[str, Any]]:
-    """Parameter groups of what is trainable: matrices decay; biases, norms and embeddings (tied ones too) do not."""
-    kinds = (nn.LayerNorm,) if decay_embeddings else (nn.LayerNorm, nn.Embedding, nn.EmbeddingBag)
+def optimizer_groups(module: nn.Module, weight_decay: float, *, decay_embeddings: bool = False) -> list[dict[str, Any]]:
+    """Groups of what is trainable, each weight once: matrices decay; biases, norms and embeddings (tied too) do not."""
+    kinds = (nn.LayerNorm,) if decay_embeddings else (nn.LayerNorm, nn.Embedding)
     spared = {id(p) for owner in module.modules() if isinstance(owner, kinds) for p in owner.parameters(recurse=False)}
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            decay = 0.0 if parameter.ndim < 2 or id(parameter) in spared else weight_decay
-            groups.setdefault(decay, []).append(parameter)
+            decays = parameter.ndim >= 2 and id(parameter) not in spared
+            groups.setdefault(weight_decay if decays else 0.0, []).append(parameter)
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
 
-def batch_plan(
-    items: int, settings: TrainSettings, process: int = 0, processes: int = 1
-) -> Callable[[int], list[int]]:
+def batch_plan(items: int, settings: TrainSettings, process: int = 0, processes: int = 1) -> Callable[[int], list[int]]:
     """Which examples a process takes in a step: its share of an endless row of epochs, each shuffled anew."""
-    share = _piece_size(settings, processes) * settings.accumulation
+    if settings.batch_size % (processes * settings.accumulation):
+        cuts = f"accumulation {settings.accumulation} on {processes} processes"
+        raise ShammieError(f"batch_size {settings.batch_size} cannot be cut evenly for {cuts}; change one of them")
+    share = settings.batch_size // processes
 
     @lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.random.default_rng((_ORDER, settings.seed, epoch)).permutation(items)
+    def order(epoch: int) -> np.ndarray[Any, Any]:
+        return np.random.default_rng((0, settings.seed, epoch)).permutation(items)
 
     def plan(step: int) -> list[int]:
         first = step * settings.batch_size + process * share
@@ -135,128 +110,99 @@ def batch_plan(
     return plan
 
 
+def _processes() -> Any:
+    """Accelerate's view of the launched processes.
+
+    Of its Accelerator nothing more is used: `save_state` pickles optimizer, schedule and generators; `prepare` averages
+    the means of processes, and only through a wrapped forward, which rooms that call parts of a model go round; and one
+    instance fixes the precision of the whole Python process.
+    """
+    try:
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env as flag
+    except ImportError:
+        raise BackendError("training needs accelerate, which is not installed; pip install 'shammie[train]'") from None
+    if flag("ACCELERATE_USE_FSDP") or flag("ACCELERATE_USE_DEEPSPEED"):
+        raise BackendError("training cannot shard a model; launch it without FSDP and DeepSpeed")
+    return PartialState(cpu=flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
 @dataclass(frozen=True)
 class Step:
     """An optimizer step: `number` from 0, this process's examples cut into pieces, and the seed of its draws."""
 
     number: int
-    pieces: tuple[list[int], ...]
+    pieces: list[list[int]]
     seed: int
 
-    @property
-    def indices(self) -> list[int]:
-        """This process's examples of the whole step."""
-        return [index for piece in self.pieces for index in piece]
 
-
-def _processes() -> Any:
-    """Accelerate's view of the launched processes.
-
-    Its Accelerator is left aside: one a process fixes the precision for good, `prepare` averages gradients by process
-    and only through the wrapped forward, which rooms that call parts of a model go round, and `save_state` pickles
-    optimizer, schedule and generators.
-    """
-    try:
-        from accelerate import PartialState
-        from accelerate.utils import parse_flag_from_env
-    except ImportError:
-        raise BackendError("training needs accelerate, which is not installed; pip install 'shammie[train]'") from None
-    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
-            raise BackendError(f"training cannot shard a model through {engine}; launch it with plain data parallelism")
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-@contextmanager
-def _borrowed(root: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the model into training mode; give modes, gradients and the global random generators back afterwards."""
-    modes = [(module, module.training) for module in root.modules()]
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            root.zero_grad()
-            yield root.train() and None
-        finally:
-            root.zero_grad()
-            for module, mode in modes:
-                module.training = mode
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
+@dataclass(eq=False)
 class Training:
-    """Trains modules in `directory`, which holds `metrics.jsonl` (a line a step) and the newest checkpoints.
+    """A loop of optimizer steps; `directory` holds its `metrics.jsonl`, a line a step, and the newest checkpoints.
 
-    `with Training(...) as training: for step in training:` yields the unfinished steps. The body calls `backward` any
-    number of times; after it the update, the metrics and, when due, a checkpoint follow.
-
-    Args:
-        directory: of this training alone.
-        modules: what is trained, or several by name; persistent buffers are kept with the trainable weights.
-        settings: must be the same again on resume.
-        items: examples to plan batches of; 0 for a room that makes its own data from `step.seed`.
-        optimizer: AdamW over `optimizer_groups` unless given.
-        resume: go on from the newest checkpoint, if there is one.
+    `with Training(...) as training: for step in training:` yields the steps that are left. The body calls `backward`
+    any number of times; after it follow the update, the metrics and, when due, a checkpoint. `modules` is what is
+    trained: trainable weights and persistent buffers are kept. Batches are planned over `items` examples; without, the
+    room draws its own. AdamW over `optimizer_groups` unless another is given. A body sets `stopped` to end with a step.
     """
 
-    def __init__(
-        self,
-        directory: files.PathLike,
-        modules: nn.Module | Mapping[str, nn.Module],
-        settings: TrainSettings,
-        *,
-        items: int = 0,
-        optimizer: torch.optim.Optimizer | None = None,
-        resume: bool = False,
-    ) -> None:
-        self.directory, self.settings = Path(directory), settings
-        self._root = modules if isinstance(modules, nn.Module) else nn.ModuleDict(modules)
-        self._names = {p: name for name, p in self._root.named_parameters() if p.requires_grad}
+    directory: files.PathLike
+    modules: nn.Module | Mapping[str, nn.Module]
+    settings: TrainSettings
+    items: int = 0
+    optimizer: torch.optim.Optimizer = None  # type: ignore[assignment] # made below unless given
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        settings, processes = self.settings, _processes()
+        self._path, self.done, self.stopped = Path(self.directory), 0, False
+        self._rank, self._world, self._wait = (
+            processes.process_index,
+            processes.num_processes,
+            processes.wait_for_everyone,
+        )
+        self._plan = batch_plan(self.items, settings, self._rank, self._world)
+        self._root = self.modules if isinstance(self.modules, nn.Module) else nn.ModuleDict(self.modules)
+        if self._world > 1:
+            self._root.to(processes.device)
+        names = {parameter: name for name, parameter in self._root.named_parameters()}
+        self._names = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
         if not self._names:
             raise ShammieError("the model has no trainable weight; unfreeze what is to be trained")
         for parameter, name in self._names.items():
             if parameter.dtype in (torch.float16, torch.bfloat16):
-                kind = str(parameter.dtype).removeprefix("torch.")
-                raise ShammieError(f"weight {name} is {kind}, which rounds updates away; load the model in float32")
-        self._processes = _processes()
-        self._main, self._world = self._processes.is_main_process, self._processes.num_processes
-        if self._world > 1:
-            self._root.to(self._processes.device)
+                raise ShammieError(f"{name} is {parameter.dtype}, which rounds updates away; load the model in float32")
         self.device = next(iter(self._names)).device
-        self._scaler = None
-        if settings.precision == "float16":
-            if self.device.type != "cuda":
-                raise ShammieError(f"float16 trains on CUDA alone, not on {self.device}; choose bfloat16 or float32")
-            self._scaler = torch.amp.GradScaler("cuda")
-        self._piece = _piece_size(settings, self._world)
-        self._plan = batch_plan(items, settings, self._processes.process_index, self._world)
-        self.optimizer = optimizer or torch.optim.AdamW(
-            optimizer_groups(self._root, settings.weight_decay),
-            settings.learning_rate,
-            betas=settings.betas,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        if settings.precision == "float16" and self.device.type != "cuda":
+            raise ShammieError(f"float16 trains on CUDA alone, not on {self.device}; choose bfloat16 or float32")
+        self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
+        if self.optimizer is None:
+            groups, fused = optimizer_groups(self._root, settings.weight_decay), self.device.type in ("cpu", "cuda")
+            self.optimizer = torch.optim.AdamW(groups, settings.learning_rate, fused=fused)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._identity = files.parse_json(files.to_json({**to_plain(settings), "items": items}, "settings"), STATE)
-        self._resume, self.done, self.stopped = resume, 0, False
-        self._lines: list[str] = []
-        self._written, self._flushed = 0, time.monotonic()
-        self._clear()
+        self._order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
+        shapes = {name: list(tensor.shape) for name, tensor in self._weights().items()}
+        self._identity = {"format": 1, **to_plain(settings), "items": self.items, "weight": shapes}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            if self._main:
-                stack.enter_context(files.lock(self.directory / ".lock"))
-                for torn in (*self.directory.glob(".*.tmp"),):
+            if self._rank == 0:
+                stack.enter_context(files.lock(self._path / ".lock"))
+                for torn in self._path.glob(".checkpoint-*.tmp"):
                     shutil.rmtree(torn)
-            self._processes.wait_for_everyone()
-            self._restore()
-            if self._main:
-                self._written = files.append(self.directory / METRICS, b"", at=self._written)
-            if self._world > 1:
-                for tensor in self._weights().values():
-                    torch.distributed.broadcast(tensor.detach(), 0)
-            stack.enter_context(_borrowed(self._root, self.device))
+            self._wait()
+            self._lines: list[str] = []
+            self._written = self._restore()
+            self._flush()
+            for tensor in self._weights().values() if self._world > 1 else ():
+                torch.distributed.broadcast(tensor, 0)
+            stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+            stack.callback(random.setstate, random.getstate())
+            stack.callback(np.random.set_state, np.random.get_state())
+            stack.callback(self._root.zero_grad)
+            for module in self._root.modules():
+                stack.callback(setattr, module, "training", module.training)
+            self._root.train().zero_grad()
             self._stack = stack.pop_all()
         return self
 
@@ -265,64 +211,146 @@ class Training:
             with suppress(RunError):
                 self._flush()
             if kind is None:
-                self._processes.wait_for_everyone()
+                self._wait()
 
     def __iter__(self) -> Iterator[Step]:
         """Yield the steps that are left, under a progress bar."""
         from tqdm import tqdm
 
-        total, every = self.settings.steps, self.settings.checkpoint_every
-        silent = None if self._main else True
-        with tqdm(desc="training", total=total, initial=self.done, unit="step", disable=silent) as bar:
+        total, pieces = self.settings.steps, self.settings.accumulation
+        size = self.settings.batch_size // (self._world * pieces)
+        with tqdm(desc="training", total=total, initial=self.done, unit="step", disable=self._rank > 0 or None) as bar:
             while self.done < total and not self.stopped:
-                entropy = (_DRAWS, self.settings.seed, self.done, self._processes.process_index)
-                seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+                seed = int(np.random.SeedSequence((1, self.settings.seed, self.done, self._rank)).generate_state(1)[0])
                 for sow in (random.seed, np.random.seed, torch.manual_seed):
                     sow(seed)
-                rows, size = self._plan(self.done), self._piece
-                pieces = tuple(rows[i * size : (i + 1) * size] for i in range(self.settings.accumulation))
-                yield Step(self.done, pieces, seed)
-                loss = self._update()
-                self.done += 1
-                if self.done % every == 0 or self.done == total or self.stopped:
-                    self._checkpoint()
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                self._sums: list[tuple[Tensor, float | Tensor]] = []
+                self._unit, self._values = torch.ones(()), dict[str, Any]()
+                rows = self._plan(self.done)
+                yield Step(self.done, [rows[i * size : (i + 1) * size] for i in range(pieces)], seed)
+                bar.set_postfix(loss=self._update(self.done), refresh=False)
                 bar.update()
+                self.done += 1
+                if self.done % self.settings.checkpoint_every == 0 or self.done == total or self.stopped:
+                    self._checkpoint()
 
     def autocast(self) -> torch.autocast:
-        """The settings' precision, for a forward pass and its loss; backward belongs outside."""
-        dtype = _DTYPES[self.settings.precision]
+        """The settings' precision, for a forward pass with its loss; `backward` belongs outside."""
+        dtype: torch.dtype = getattr(torch, self.settings.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def backward(self, loss: Float[Tensor, ""], weight: float | Tensor = 1.0) -> None:
-        """Add the gradient of a SUM of losses and the weight (such as the number of tokens) it is to be divided by.
+    def backward(self, loss: Float[Tensor, ""], weight: float | Float[Tensor, ""] = 1.0) -> None:
+        """Add the gradient of a SUM of losses, and the weight (such as a number of tokens) that it is divided by.
 
-        The update is that of all sums of the step over all their weights, however they fall on pieces and processes.
+        The update is that of all sums of a step over all their weights, however they fall on pieces and processes.
         """
-        # In float16 a sum over thousands of tokens overflows, so it is divided by the first weight until the update.
-        self._unit = torch.as_tensor(weight).detach().clamp(min=1) if self._unit is None else self._unit
-        self._losses.append(loss.detach())
-        self._weighed.append(weight)
+        if not self._sums:  # a sum over thousands of tokens overflows float16, so it is divided by the first weight
+            self._unit = torch.as_tensor(weight, device=loss.device).detach().clamp(min=1)
+        self._sums.append((loss.detach(), weight))
         if loss.requires_grad:
-            part = loss / self._unit.to(loss.device)
-            (self._scaler.scale(part) if self._scaler else part).backward()
+            self._scaler.scale(loss / self._unit).backward()
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Add numbers of this step to its line of metrics, beside loss, learning_rate and gradient_norm."""
-        self._values |= {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
+        """Add numbers to this step's line of metrics; those of the first process count (see `sum`)."""
+        self._values |= {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, such as counts of a step."""
+        """The sum of a tensor over all processes."""
         from accelerate.utils import reduce
 
-        return reduce(tensor, "sum")
+        return reduce(tensor.to(self.device), "sum") if self._world > 1 else tensor
 
-    def stop(self) -> None:
-        """End the training with this step; a resumed run stays ended."""
-        self.stopped = True
+    def _update(self, number: int) -> float:
+        """One optimizer step on the gradient of the whole batch; returns the batch's loss."""
+        sums = [[float(value) for value in pair] for pair in self._sums] or [[0.0, 0.0]]
+        loss, weight = self.sum(torch.tensor(sums, dtype=torch.float64).sum(0)).tolist()
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss of step {number} is {loss}; lower the learning rate or mend the data")
+        if not 0 < weight < math.inf:
+            raise DataError(f"the losses of step {number} have the total weight {weight}; give it something to learn")
+        gradients = self._gradients(float(self._unit) / weight)
+        self._scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.get_total_norm(gradients.values()))
+        if not math.isfinite(norm) and not self._scaler.is_enabled():  # a scaler skips the step and halves its scale
+            name = next((name for name, gradient in gradients.items() if not gradient.isfinite().all()), "all weights")
+            raise NonFiniteError(f"the gradient of {name} in step {number} is not finite; lower the learning rate")
+        if 0 < self.settings.gradient_clip < norm < math.inf:
+            torch._foreach_mul_(list(gradients.values()), self.settings.gradient_clip / norm)
+        factor = schedule_factor(number, self.settings)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self._root.zero_grad()
+        line = {"step": number, "loss": loss / weight, "learning_rate": self._rates[0] * factor}
+        line |= {"gradient_norm": norm if math.isfinite(norm) else None} | self._values
+        self._lines.append(files.to_json(line, f"step {number}") + "\n")
+        if time.monotonic() - self._flushed > 1:  # for those who watch; a resumed run cuts off what has no checkpoint
+            self._flush()
+        return loss / weight
 
-    def _clear(self) -> None:
-        self._losses: list[Tensor] = []
-        self._weighed: list[float | Tensor] = []
-        self._values: dict[str, Any] = {}
-        self._unit: Tensor | None = None
+    def _gradients(self, scale: float) -> dict[str, Tensor]:
+        """The gradients by name, scaled and summed over processes; zero where only another process has one."""
+        if self._world > 1:
+            used = self.sum(torch.tensor([float(parameter.grad is not None) for parameter in self._names]))
+            for parameter, count in zip(self._names, used.tolist(), strict=True):
+                parameter.grad = torch.zeros_like(parameter) if count and parameter.grad is None else parameter.grad
+        gradients = {name: parameter.grad for parameter, name in self._names.items() if parameter.grad is not None}
+        if gradients:
+            torch._foreach_mul_(list(gradients.values()), scale)
+        for gradient in gradients.values() if self._world > 1 else ():
+            torch.distributed.all_reduce(gradient)
+        return gradients
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the modules, read anew because rooms may replace a buffer."""
+        persistent = self._root.state_dict().keys()
+        buffers = {name: buffer for name, buffer in self._root.named_buffers() if name in persistent}
+        return {name: parameter.detach() for parameter, name in self._names.items()} | buffers
+
+    def _flush(self) -> None:
+        if self._rank == 0:
+            data = files.encode("".join(self._lines))
+            self._written = files.append(self._path / "metrics.jsonl", data, at=self._written)
+        self._lines, self._flushed = [], time.monotonic()
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint whole or not at all, then drop the oldest."""
+        self._flush()
+        if self._rank > 0:
+            return
+        entries = self.optimizer.state_dict()["state"].items()
+        flat = {f"{self._order[i]}.{key}": value for i, entry in entries for key, value in entry.items()}
+        tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+        state = {"identity": self._identity, "done": self.done, "stopped": self.stopped, "metrics": self._written}
+        state |= {"scaler": self._scaler.state_dict(), "optimizer": {key: flat[key] for key in flat.keys() - tensors}}
+        with files.atomic_directory(self._path / f"checkpoint-{self.done:08}") as temporary:
+            files.save_tensors(temporary / "model.safetensors", self._weights())
+            files.save_tensors(temporary / "optimizer.safetensors", tensors)
+            files.write_json(temporary / "state.json", state)
+        for old in sorted(self._path.glob("checkpoint-*"))[: -self.settings.keep_checkpoints]:
+            shutil.rmtree(old.rename(self._path / f".{old.name}.tmp"))
+
+    def _restore(self) -> int:
+        """Load the newest checkpoint, if there is one, and return the length of the metrics up to it."""
+        found = sorted(self._path.glob("checkpoint-*"))
+        if not self.resume and self._rank == 0 and (found or (self._path / "metrics.jsonl").exists()):
+            remedy = "add --resume to continue it or choose another --output-dir"
+            raise RunError(f"{self._path} already holds a training; {remedy}")
+        if not found:
+            return 0
+        state = files.read_json(found[-1] / "state.json")
+        for name, before, now in differences(state["identity"], self._identity):
+            remedy = "repeat its settings or choose another --output-dir"
+            raise RunError(f"{self._path} holds a training whose {name} is {before!r}, not {now!r}; {remedy}")
+        stored = files.load_tensors(found[-1] / "model.safetensors")
+        for name, tensor in self._weights().items():
+            tensor.copy_(stored[name])
+        entries: dict[int, dict[str, Any]] = {}
+        for key, value in (state["optimizer"] | files.load_tensors(found[-1] / "optimizer.safetensors")).items():
+            name, _, part = key.rpartition(".")
+            entries.setdefault(self._order.index(name), {})[part] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
+        self._scaler.load_state_dict(state["scaler"])
+        self.done, self.stopped = state["done"], state["stopped"]
+        return state["metrics"]

@@ -1,0 +1,1 @@
+"""`shammie tour`: one model opened up chapter by chapter, into one page."""

@@ -1,0 +1,69 @@
+"""The table of commands. A room adds a command with one line here, and its planted truth with one in POWER."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from shammie.core.errors import ShammieError
+
+
+class Command(NamedTuple):
+    """Where a command's config class lives, and what it is for in one line."""
+
+    module: str
+    config: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "fetch": Command("shammie.cli.fetch", "Fetch", "bring a small bundled model; no account needed"),
+    "doctor": Command("shammie.cli.doctor", "Doctor", "prove on its weights that a model is read and edited rightly"),
+    "chat": Command("shammie.cli.chat", "Chat", "talk to a model, before and after a patch side by side"),
+    "generate": Command("shammie.cli.generate", "Generate", "continue the prompts of a file"),
+    "capture": Command("shammie.cli.capture", "Capture", "write a model's inner states over the texts of a file"),
+    "apply": Command("shammie.cli.apply", "Apply", "write a patched model as a plain Hugging Face checkpoint"),
+    "show": Command("shammie.cli.show", "Show", "draw a run's report.html and print its results"),
+    "replay": Command("shammie.cli.replay", "Replay", "execute a finished run again and compare the results"),
+    "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
+}
+
+POWER: dict[str, str] = {}  # room -> "module:NAME" of its core.power.PowerTest
+
+
+def find(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The command that a line starts with and the rest; names of two words go before names of one."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if len(words) >= count and name in COMMANDS:
+            return name, list(words[count:])
+    word = words[0]
+    in_group = group(word)
+    typed = " ".join(words[:2]) if in_group else word
+    close = difflib.get_close_matches(typed, in_group or COMMANDS, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ShammieError(f"{typed!r} is no command{hint} (shammie {f'{word} ' if in_group else ''}--help lists them)")
+
+
+def group(word: str) -> list[str]:
+    """The two-word commands that start with `word`."""
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
+
+
+def config_class(name: str) -> type[Any]:
+    """Import a command's config class; ShammieError when this version has no such command."""
+    if name not in COMMANDS:
+        raise ShammieError(f"this version of shammie has no command {name!r}; shammie --help lists them")
+    command = COMMANDS[name]
+    return getattr(importlib.import_module(command.module), command.config)
+
+
+def planted(room: str) -> Any:
+    """A room's planted test."""
+    if room not in POWER:
+        known = f"rooms that have one: {', '.join(POWER)}" if POWER else "no room of this version has one"
+        raise ShammieError(f"{room!r} has no planted test; {known}")
+    module, _, name = POWER[room].partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,318 @@
+"""Where texts are generated: in this process, by a server that speaks OpenAI's protocol, or by vLLM.
+
+All give the same `Completion`. A batch is answered whole or not at all, so that a resumed run repeats it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from shammie.core.batch import encode
+from shammie.core.errors import BackendError, ShammieError
+from shammie.core.generate import Completion, GenerationSettings, Prompt, complete, split_reasoning
+from shammie.core.model import LanguageModel, load
+
+Jobs = Sequence[tuple[int, int]]  # (prompt index, sample index)
+
+_VLLM_LIKE = ("vllm", "sglang")  # servers that know `continue_final_message` and vLLM's sampling fields
+
+
+class Backend(Protocol):
+    """What continues prompts."""
+
+    @property
+    def identity(self) -> str:
+        """What goes into a run record: the model, and its hash or where it runs; no secrets."""
+
+    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+        """One completion for each of `jobs`, in their order, or an error."""
+
+
+class LocalBackend:
+    """A loaded model, under whatever edits are in force; `rows` completions at a time."""
+
+    def __init__(self, model: LanguageModel, *, rows: int = 32) -> None:
+        self.model, self.rows = model, rows
+
+    @property
+    def identity(self) -> str:
+        """The model's name and the hash of the weights in force."""
+        return f"{_name(self.model.name)}@{self.model.hash[:16]}"
+
+    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+        """As `Backend.complete`."""
+        encoded = _encoded(self.model, prompts, jobs, settings)
+        batches = [jobs[i : i + self.rows] for i in range(0, len(jobs), self.rows)]
+        return [made for batch in batches for made in complete(self.model, encoded, batch, settings)]
+
+
+class EndpointBackend:
+    """A model behind an OpenAI-compatible server. Chats go to /chat/completions, plain strings to /completions.
+
+    vLLM, SGLang and `transformers serve` are recognized and told what their own defaults would otherwise change (top_k,
+    penalties). A prefilled chat is given only to the first two, since other servers would open a new turn. Where the
+    server's chat template opens reasoning itself, leave `reasoning_start` empty.
+
+    Args:
+        base_url: such as http://HOST:PORT/v1.
+        model: the name that the server knows it by.
+        api_key_env: environment variable that holds the key; servers on this machine need none.
+        concurrency: requests at once.
+        timeout: seconds without an answer after which a request is dropped.
+        retries: how often a request is repeated after a dropped connection, a timeout, HTTP 429 or 5xx.
+
+    Errors: BackendError.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 8,
+        timeout: float = 600.0, retries: int = 4,
+    ) -> None:  # fmt: skip
+        self._openai = _package("openai", extra="judge")
+        self._local = _on_this_machine(base_url)
+        self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
+        self.identity = f"{self.url}#{model}"
+        self.concurrency, self.timeout, self.retries = concurrency, timeout, retries
+        self._key = os.environ.get(api_key_env, "")
+        if not self._key and not self._local:
+            raise BackendError(f"{self.url} needs a key; set {api_key_env} (to any text if it asks for none)")
+        self._server: str | None = None
+
+    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+        """As `Backend.complete`."""
+        if not jobs:
+            return []
+        # A proxy named in the environment is not asked about servers on this machine.
+        with self._openai.OpenAI(
+            base_url=self.url, api_key=self._key or "none", timeout=self.timeout, max_retries=self.retries,
+            http_client=self._openai.DefaultHttpxClient(trust_env=not self._local),
+        ) as client:  # fmt: skip
+            self._server = self._recognize(client) if self._server is None else self._server
+            bodies = [self._body(prompts[job[0]], job, settings) for job in jobs]
+            # `transformers serve` works one request at a time, and a seed sets its whole process.
+            with ThreadPoolExecutor(1 if self._server == "transformers" else self.concurrency) as pool:
+                tasks = zip(jobs, bodies, strict=True)
+                futures = [pool.submit(self._ask, client, prompts[job[0]], job, body, settings) for job, body in tasks]
+                try:
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    failed = [future for future in futures if future.done() and future.exception()]
+                    return [future.result() for future in failed or futures]
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+    def _recognize(self, client: Any) -> str:
+        """Name the server where it must be told more than the protocol's fields; empty for others."""
+
+        def look(url: str, key: str) -> list[Any]:
+            try:
+                return list(client.get(url, cast_to=object)[key])
+            except self._openai.APIConnectionError as error:
+                raise self._explain(error, self.url) from None
+            except (self._openai.OpenAIError, ValueError, KeyError, TypeError):
+                return []  # not every server has it
+
+        if "/load_model" in look(f"{self.url.removesuffix('/v1')}/openapi.json", "paths"):
+            return "transformers"
+        owners = [card.get("owned_by") for card in look(f"{self.url}/models", "data") if isinstance(card, dict)]
+        return str(next((owner for owner in owners if owner in _VLLM_LIKE), ""))
+
+    def _body(self, prompt: Prompt, job: tuple[int, int], settings: GenerationSettings) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.model, "temperature": settings.temperature}
+        if settings.temperature:
+            body |= {"top_p": settings.top_p, "seed": seed_of(settings.seed, *job)}
+        if settings.stop and not settings.reasoning_end:  # otherwise they would fire inside reasoning
+            body["stop"] = list(settings.stop[:4])  # the protocol takes no more; all are cut off here anyway
+        if self._server in _VLLM_LIKE:
+            body |= {"top_k": settings.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+            body |= {"skip_special_tokens": False} if settings.reasoning_end else {}
+        elif self._server == "transformers":  # which would not sample at all unless told so
+            chosen = {"do_sample": settings.temperature > 0, "top_k": settings.top_k, "repetition_penalty": 1.0}
+            body["generation_config"] = json.dumps(chosen)
+        elif settings.top_k and settings.temperature:
+            body["top_k"] = settings.top_k
+        if isinstance(prompt, str):
+            return body | {"prompt": prompt + settings.prefill, "max_tokens": settings.max_new_tokens}
+        messages = [dict(message) for message in prompt]
+        if settings.prefill:
+            if self._server not in _VLLM_LIKE:
+                raise BackendError(
+                    f"{self.url} cannot continue a begun answer, as vLLM can; pass plain text or no prefill"
+                )
+            messages.append({"role": "assistant", "content": settings.prefill})
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        return body | {"messages": messages, "max_completion_tokens": settings.max_new_tokens}
+
+    def _ask(
+        self, client: Any, prompt: Prompt, job: tuple[int, int], body: dict[str, Any], settings: GenerationSettings
+    ) -> Completion:
+        plain = isinstance(prompt, str)
+        url = self.url + ("/completions" if plain else "/chat/completions")
+        try:
+            reply = client.post(url, body=body, cast_to=object)
+        except (self._openai.OpenAIError, ValueError) as error:
+            raise self._explain(error, url) from None
+        try:
+            choice = reply["choices"][0]
+            said = choice if plain else choice["message"]
+            text = said.get("text" if plain else "content")
+            reasoning = said.get("reasoning_content") or said.get("reasoning") or None
+            finish, written = choice.get("finish_reason"), (reply.get("usage") or {}).get("completion_tokens") or 0
+        except (AttributeError, IndexError, KeyError, TypeError):
+            raise BackendError(f"{url} gave no completion; mend the URL, whose path usually ends in /v1") from None
+        if not isinstance(text or "" if reasoning else text, str) or finish not in ("stop", "length"):
+            raise BackendError(f"{url} gave no text for prompt {job[0]} (finish {finish!r}); leave that prompt out")
+        if written > settings.max_new_tokens + 1:
+            raise BackendError(f"{url} wrote {written} tokens, over max_new_tokens; use a server that obeys it")
+        text, start, end = text or "", settings.reasoning_start, settings.reasoning_end
+        if reasoning and not text and finish == "stop" and "stop" in body:
+            raise BackendError(f"{url} stopped inside reasoning; set reasoning_end, and stop strings are not sent")
+        marked = start and not plain and not settings.prefill and not reasoning and end in text
+        if marked and start not in text.partition(end)[0]:
+            # Chains that were cut short would show neither marker and pass for answers.
+            raise BackendError(f"{url} closed reasoning that its chat template opened; leave reasoning_start empty")
+        before = settings.prefill or (prompt if isinstance(prompt, str) else "")
+        return _completion(job, text, (finish, choice.get("stop_reason")), settings, before, reasoning)
+
+    def _explain(self, error: Any, url: str) -> BackendError:
+        if isinstance(error, self._openai.APITimeoutError):
+            return BackendError(f"{url} gave no answer in {self.timeout:g} s; raise timeout or lower concurrency")
+        if isinstance(error, self._openai.APIConnectionError):
+            return BackendError(f"cannot reach {url} ({error.__cause__ or error}); start the server or mend the URL")
+        if not isinstance(error, self._openai.APIStatusError):
+            return BackendError(f"{url} answered with broken JSON; mend the URL, whose path usually ends in /v1")
+        body = error.body if isinstance(error.body, dict) else {}
+        said = _line(body.get("message") or body.get("detail") or "no reason given").replace(self._key or "\0", "***")
+        status, key = int(error.status_code), f"put the right key into {self.api_key_env}"
+        remedies = {401: key, 403: key, 404: f"check that it serves {self.model}", 429: "lower the concurrency or wait"}
+        remedy = remedies.get(status, "look into its log, then resume" if status >= 500 else "change what it names")
+        if status in (404, 405) and not url.endswith("/chat/completions"):
+            remedy += ", and pass chats if it takes no plain text"
+        return BackendError(f"{url} answered HTTP {status} ({said}); {remedy}")
+
+
+class VllmBackend:
+    """vLLM in this process (extra `vllm`); `options` go to `vllm.LLM`, such as tensor_parallel_size."""
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self._vllm = _package("vllm", extra="vllm")
+        self.identity = f"vllm:{_name(model)}"
+        try:
+            self._engine = self._vllm.LLM(model=model, **options)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise BackendError(f"vLLM cannot load {model!r}: {_line(error)}; check its name and the options") from None
+        # Prompts become tokens exactly as for a local model; that asks for name and tokenizer only.
+        self._reader = LanguageModel(None, self._engine.get_tokenizer(), model)
+
+    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+        """As `Backend.complete`; log-probabilities are at temperature 1, as is vLLM's default."""
+        encoded = _encoded(self._reader, prompts, jobs, settings)
+        asked = [{"prompt_token_ids": encoded[prompt]} for prompt, _ in jobs]
+        parameters = [
+            self._vllm.SamplingParams(
+                temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k or -1,
+                seed=seed_of(settings.seed, *job) if settings.temperature else None,
+                max_tokens=settings.max_new_tokens, logprobs=0, skip_special_tokens=False,
+                stop=[] if settings.reasoning_end else list(settings.stop),
+            )
+            for job in jobs
+        ]  # fmt: skip
+        try:
+            outputs = [reply.outputs[0] for reply in self._engine.generate(asked, parameters, use_tqdm=False)]
+        except (ValueError, RuntimeError) as error:
+            raise BackendError(f"vLLM failed on {self.identity}: {_line(error)}; mend that, then resume") from None
+        return [self._read(job, encoded[job[0]], output, settings) for job, output in zip(jobs, outputs, strict=True)]
+
+    def _read(self, job: tuple[int, int], prompt: list[int], output: Any, settings: GenerationSettings) -> Completion:
+        if output.finish_reason not in ("stop", "length"):
+            raise BackendError(f"vLLM gave up on prompt {job[0]} (finish {output.finish_reason!r}); resume the run")
+        before = str(self._reader.tokenizer.decode(prompt[-16:], skip_special_tokens=False))
+        made = _completion(job, output.text, (output.finish_reason, output.stop_reason), settings, before)
+        return replace(made, tokens=tuple(output.token_ids), log_probability=output.cumulative_logprob)
+
+
+class BackendCompleter:
+    """A backend as a judge's completer: one text a prompt, each sent as a user's message unless `chat` is off."""
+
+    def __init__(self, backend: Backend, settings: GenerationSettings | None = None, *, chat: bool = True) -> None:
+        self.backend, self.settings, self.chat = backend, settings or GenerationSettings(), chat
+        if self.settings.samples != 1:
+            raise ShammieError("a judge gives one reply a prompt; set samples to 1")
+        self.identity = f"{backend.identity} {'chat' if chat else 'text'} {json.dumps(asdict(self.settings))}"
+
+    def complete(self, prompts: Sequence[str]) -> list[str]:
+        """Answers in order; where reasoning never closed, an open <think> block, in which no verdict is looked for."""
+        asked: list[Prompt] = [[{"role": "user", "content": text}] if self.chat else text for text in prompts]
+        made = self.backend.complete(asked, [(index, 0) for index in range(len(asked))], self.settings)
+        return [f"<think>{item.reasoning}" if item.answer is None else item.answer for item in made]
+
+
+def backend_for(spec: str | Path | LanguageModel, **options: Any) -> Backend:
+    """URL#MODEL for an endpoint, vllm:MODEL, or what `load` takes; options go to whichever it is."""
+    if isinstance(spec, str) and spec.startswith(("http://", "https://")):
+        url, _, model = spec.partition("#")
+        if not model:
+            raise BackendError(f"{url} names no model; write it as {url}#MODEL")
+        return EndpointBackend(url, model, **options)
+    if isinstance(spec, str) and spec.startswith("vllm:"):
+        return VllmBackend(spec.removeprefix("vllm:"), **options)
+    return LocalBackend(load(spec, **options))
+
+
+def seed_of(seed: int, prompt: int, sample: int) -> int:
+    """A seed in [0, 2^31) that belongs to this sample of this prompt, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {prompt} {sample}".encode()).digest()[:4], "big") >> 1
+
+
+def _encoded(
+    model: LanguageModel, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings
+) -> list[list[int]]:
+    wanted = {prompt for prompt, _ in jobs}
+    return [encode(model, text, prefill=settings.prefill) if i in wanted else [] for i, text in enumerate(prompts)]
+
+
+def _completion(
+    job: tuple[int, int], text: str, finish: tuple[str, object], settings: GenerationSettings, before: str,
+    reasoning: str | None = None,
+) -> Completion:  # fmt: skip
+    """Part a text as `generate` does; `finish` is reason and stop string, `reasoning` what the server has parted."""
+    end = "length" if finish[0] == "length" else "stop" if isinstance(finish[1], str) else "end"
+    opened = bool(settings.reasoning_start) and before.rstrip().endswith(settings.reasoning_start)
+    if reasoning is not None:
+        _, answer, stopped = split_reasoning(text, replace(settings, reasoning_start="", reasoning_end=""))
+        whole = ("" if opened else settings.reasoning_start) + reasoning + (settings.reasoning_end + text) * bool(text)
+        return Completion(*job, whole, reasoning, answer if text else None, "stop" if stopped else end)
+    reasoning, answer, stopped = split_reasoning(text, settings, opened=opened)
+    shown = answer if reasoning is None and answer is not None else text
+    return Completion(*job, shown, reasoning, answer, "stop" if stopped else end)
+
+
+def _name(model: str) -> str:
+    return Path(model).name if Path(model).exists() else model
+
+
+def _on_this_machine(url: str) -> bool:
+    """Whether the server runs here; errors for an address that is none or holds what must not be recorded."""
+    match = re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[^?#\s]*)?", url)
+    if match is None:
+        raise BackendError("a server's address is written http://HOST:PORT/v1, without user, password or query")
+    return re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", match[1]) is not None
+
+
+def _package(name: str, *, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise BackendError(f"this backend needs the package {name}; pip install 'shammie[{extra}]'") from None
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
