@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "tour": Command("shammie.cli.tour.command", "Tour", "open a model up, chapter by chapter, into one page"),
     "fetch": Command("shammie.cli.fetch", "Fetch", "bring a small bundled model; no account needed"),
     "doctor": Command("shammie.cli.doctor", "Doctor", "prove on its weights that a model is read and edited rightly"),
     "chat": Command("shammie.cli.chat", "Chat", "talk to a model, before and after a patch side by side"),

@@ -31,9 +31,13 @@ def parse(cls: type[C], words: Sequence[str], name: str) -> C:
 
     path, rest = _config_flag(list(words))
     default = tyro.MISSING_NONPROP if path is None else defaults(cls, read_yaml(path))
-    said = io.StringIO()
+    said = io.StringIO()  # no terminal: tyro then frames its message in plain letters
+    helping = {"-h", "--help"} & set(rest)
     try:
-        with contextlib.redirect_stderr(said):
+        with (
+            contextlib.nullcontext() if helping else contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             return tyro.cli(
                 cls,
                 prog=f"shammie {name}",
@@ -82,7 +86,14 @@ def _config_flag(words: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; numbers such as 1e-3 are numbers."""
+    """A mapping from a YAML or JSON file; numbers such as 1e-3 are numbers."""
+    values = files.read_json(path) if path.suffix == ".json" else _read_yaml(path)
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold settings as `name: value`, but holds {type(values).__name__}")
+    return values
+
+
+def _read_yaml(path: Path) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -91,15 +102,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     number = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
-        values = yaml.load(files.read_bytes(path), Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(files.read_bytes(path), Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise DataError(f"{path}{place}: invalid YAML ({problem}); mend the file") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} must hold settings as `name: value`, but holds {type(values).__name__}")
-    return values
 
 
 def defaults(cls: type[C], values: dict[str, Any]) -> C:
@@ -127,15 +135,14 @@ def _copy(item: dataclasses.Field[Any]) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """Make tyro's framed message one sentence, with the flags it proposes."""
-    lines = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
-    parts = re.split(r"\n\s*─+\n?", "\n".join(lines))
-    first = parts[0].strip("\n")
-    later = "\n".join(part for part in parts if re.match(r"\s*(Perhaps you meant|Arguments similar)", part))
-    if first.lstrip().startswith("Missing from"):
-        names = [line.strip() for line in first.splitlines() if re.match(r" {5}\S", line)]
+    """Make tyro's framed message (a title, then parts between rules) one sentence, with the flags it proposes."""
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
+    parts = re.split(r"\n\s*-{4,}(?:\n|$)", "\n".join(lines)) + [""]
+    said = parts[1].split("\n\n")[0]
+    if said.lstrip().startswith("Missing from"):
+        names = re.findall(r"^ {6}(\S.*)$", said, re.MULTILINE)
         return f"missing {', '.join(names)}"
-    close = [found.split()[0] for found in re.findall(r"^ {5}(--\S+)", later, re.MULTILINE)]
-    told = " ".join(first.split("\n \n")[0].split("Got errors")[0].split()).rstrip(".")
-    told = told[:1].lower() + told[1:]
-    return f"{told or 'the line does not fit'}" + (f"; perhaps you meant {' or '.join(close[:3])}" if close else "")
+    proposals = [part for part in parts if re.match(r"\s*(Perhaps you meant|Arguments similar)", part)]
+    close = dict.fromkeys(re.findall(r"^ {6}(--\S+)", "\n".join(proposals), re.MULTILINE))
+    told = " ".join(said.split()).rstrip(".") or "the line does not fit"
+    return told[:1].lower() + told[1:] + (f"; perhaps you meant {' or '.join(close)}" if close else "")

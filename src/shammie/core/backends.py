@@ -18,11 +18,10 @@ from typing import Any, Protocol
 
 from shammie.core.batch import encode
 from shammie.core.errors import BackendError, ShammieError
-from shammie.core.generate import Completion, GenerationSettings, Prompt, complete, split_reasoning
+from shammie.core.generate import Completion, GenerationSettings, Prompt, complete, part
 from shammie.core.model import LanguageModel, load
 
 Jobs = Sequence[tuple[int, int]]  # (prompt index, sample index)
-
 _VLLM_LIKE = ("vllm", "sglang")  # servers that know `continue_final_message` and vLLM's sampling fields
 
 
@@ -50,7 +49,7 @@ class LocalBackend:
 
     def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`."""
-        encoded = _encoded(self.model, prompts, jobs, settings)
+        encoded = _encoded(self.model, prompts, jobs, settings.prefill)
         batches = [jobs[i : i + self.rows] for i in range(0, len(jobs), self.rows)]
         return [made for batch in batches for made in complete(self.model, encoded, batch, settings)]
 
@@ -63,22 +62,17 @@ class EndpointBackend:
     server's chat template opens reasoning itself, leave `reasoning_start` empty.
 
     Args:
-        base_url: such as http://HOST:PORT/v1.
-        model: the name that the server knows it by.
+        base_url: such as http://HOST:PORT/v1; `model` is the name that the server knows it by.
         api_key_env: environment variable that holds the key; servers on this machine need none.
-        concurrency: requests at once.
-        timeout: seconds without an answer after which a request is dropped.
+        concurrency: requests at once; each is dropped after `timeout` seconds without an answer.
         retries: how often a request is repeated after a dropped connection, a timeout, HTTP 429 or 5xx.
-
-    Errors: BackendError.
     """
 
     def __init__(
         self, base_url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 8,
         timeout: float = 600.0, retries: int = 4,
     ) -> None:  # fmt: skip
-        self._openai = _package("openai", extra="judge")
-        self._local = _on_this_machine(base_url)
+        self._openai, self._local = _package("openai", extra="judge"), _on_this_machine(base_url)
         self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
         self.identity = f"{self.url}#{model}"
         self.concurrency, self.timeout, self.retries = concurrency, timeout, retries
@@ -89,19 +83,15 @@ class EndpointBackend:
 
     def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`."""
-        if not jobs:
-            return []
         # A proxy named in the environment is not asked about servers on this machine.
         with self._openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=self.timeout, max_retries=self.retries,
             http_client=self._openai.DefaultHttpxClient(trust_env=not self._local),
         ) as client:  # fmt: skip
             self._server = self._recognize(client) if self._server is None else self._server
-            bodies = [self._body(prompts[job[0]], job, settings) for job in jobs]
             # `transformers serve` works one request at a time, and a seed sets its whole process.
-            with ThreadPoolExecutor(1 if self._server == "transformers" else self.concurrency) as pool:
-                tasks = zip(jobs, bodies, strict=True)
-                futures = [pool.submit(self._ask, client, prompts[job[0]], job, body, settings) for job, body in tasks]
+            with ThreadPoolExecutor(1 if self._server == "transformers" else max(1, self.concurrency)) as pool:
+                futures = [pool.submit(self._ask, client, prompts[job[0]], job, settings) for job in jobs]
                 try:
                     wait(futures, return_when=FIRST_EXCEPTION)
                     failed = [future for future in futures if future.done() and future.exception()]
@@ -133,7 +123,7 @@ class EndpointBackend:
             body["stop"] = list(settings.stop[:4])  # the protocol takes no more; all are cut off here anyway
         if self._server in _VLLM_LIKE:
             body |= {"top_k": settings.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
-            body |= {"skip_special_tokens": False} if settings.reasoning_end else {}
+            body["skip_special_tokens"] = not settings.reasoning_end  # its markers may be special tokens
         elif self._server == "transformers":  # which would not sample at all unless told so
             chosen = {"do_sample": settings.temperature > 0, "top_k": settings.top_k, "repetition_penalty": 1.0}
             body["generation_config"] = json.dumps(chosen)
@@ -145,16 +135,14 @@ class EndpointBackend:
         if settings.prefill:
             if self._server not in _VLLM_LIKE:
                 raise BackendError(
-                    f"{self.url} cannot continue a begun answer, as vLLM can; pass plain text or no prefill"
+                    f"{self.url} cannot go on from a prefill as vLLM can; pass plain text or leave it out"
                 )
             messages.append({"role": "assistant", "content": settings.prefill})
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         return body | {"messages": messages, "max_completion_tokens": settings.max_new_tokens}
 
-    def _ask(
-        self, client: Any, prompt: Prompt, job: tuple[int, int], body: dict[str, Any], settings: GenerationSettings
-    ) -> Completion:
-        plain = isinstance(prompt, str)
+    def _ask(self, client: Any, prompt: Prompt, job: tuple[int, int], settings: GenerationSettings) -> Completion:
+        body, plain = self._body(prompt, job, settings), isinstance(prompt, str)
         url = self.url + ("/completions" if plain else "/chat/completions")
         try:
             reply = client.post(url, body=body, cast_to=object)
@@ -172,14 +160,13 @@ class EndpointBackend:
             raise BackendError(f"{url} gave no text for prompt {job[0]} (finish {finish!r}); leave that prompt out")
         if written > settings.max_new_tokens + 1:
             raise BackendError(f"{url} wrote {written} tokens, over max_new_tokens; use a server that obeys it")
-        text, start, end = text or "", settings.reasoning_start, settings.reasoning_end
         if reasoning and not text and finish == "stop" and "stop" in body:
             raise BackendError(f"{url} stopped inside reasoning; set reasoning_end, and stop strings are not sent")
-        marked = start and not plain and not settings.prefill and not reasoning and end in text
-        if marked and start not in text.partition(end)[0]:
+        before, text = (prompt if isinstance(prompt, str) else "") + settings.prefill, text or ""
+        head, closed, _ = text.partition(settings.reasoning_end or "\0")
+        if closed and not before and not reasoning and settings.reasoning_start not in head:
             # Chains that were cut short would show neither marker and pass for answers.
             raise BackendError(f"{url} closed reasoning that its chat template opened; leave reasoning_start empty")
-        before = settings.prefill or (prompt if isinstance(prompt, str) else "")
         return _completion(job, text, (finish, choice.get("stop_reason")), settings, before, reasoning)
 
     def _explain(self, error: Any, url: str) -> BackendError:
@@ -190,12 +177,11 @@ class EndpointBackend:
         if not isinstance(error, self._openai.APIStatusError):
             return BackendError(f"{url} answered with broken JSON; mend the URL, whose path usually ends in /v1")
         body = error.body if isinstance(error.body, dict) else {}
-        said = _line(body.get("message") or body.get("detail") or "no reason given").replace(self._key or "\0", "***")
+        said = _line(body.get("message") or body.get("detail") or "no reason").replace(self._key or "\0", "***")
         status, key = int(error.status_code), f"put the right key into {self.api_key_env}"
-        remedies = {401: key, 403: key, 404: f"check that it serves {self.model}", 429: "lower the concurrency or wait"}
+        absent = f"check that it serves {self.model}, or pass chats if it takes no plain text"
+        remedies = {401: key, 403: key, 404: absent, 429: "lower the concurrency or wait"}
         remedy = remedies.get(status, "look into its log, then resume" if status >= 500 else "change what it names")
-        if status in (404, 405) and not url.endswith("/chat/completions"):
-            remedy += ", and pass chats if it takes no plain text"
         return BackendError(f"{url} answered HTTP {status} ({said}); {remedy}")
 
 
@@ -214,7 +200,7 @@ class VllmBackend:
 
     def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`; log-probabilities are at temperature 1, as is vLLM's default."""
-        encoded = _encoded(self._reader, prompts, jobs, settings)
+        encoded = _encoded(self._reader, prompts, jobs, settings.prefill)
         asked = [{"prompt_token_ids": encoded[prompt]} for prompt, _ in jobs]
         parameters = [
             self._vllm.SamplingParams(
@@ -272,11 +258,9 @@ def seed_of(seed: int, prompt: int, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt} {sample}".encode()).digest()[:4], "big") >> 1
 
 
-def _encoded(
-    model: LanguageModel, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings
-) -> list[list[int]]:
+def _encoded(model: LanguageModel, prompts: Sequence[Prompt], jobs: Jobs, prefill: str) -> list[list[int]]:
     wanted = {prompt for prompt, _ in jobs}
-    return [encode(model, text, prefill=settings.prefill) if i in wanted else [] for i, text in enumerate(prompts)]
+    return [encode(model, text, prefill=prefill) if i in wanted else [] for i, text in enumerate(prompts)]
 
 
 def _completion(
@@ -286,13 +270,11 @@ def _completion(
     """Part a text as `generate` does; `finish` is reason and stop string, `reasoning` what the server has parted."""
     end = "length" if finish[0] == "length" else "stop" if isinstance(finish[1], str) else "end"
     opened = bool(settings.reasoning_start) and before.rstrip().endswith(settings.reasoning_start)
-    if reasoning is not None:
-        _, answer, stopped = split_reasoning(text, replace(settings, reasoning_start="", reasoning_end=""))
-        whole = ("" if opened else settings.reasoning_start) + reasoning + (settings.reasoning_end + text) * bool(text)
-        return Completion(*job, whole, reasoning, answer if text else None, "stop" if stopped else end)
-    reasoning, answer, stopped = split_reasoning(text, settings, opened=opened)
-    shown = answer if reasoning is None and answer is not None else text
-    return Completion(*job, shown, reasoning, answer, "stop" if stopped else end)
+    if reasoning is None:
+        return part(job, text, end, settings, opened=opened)
+    made = part(job, text, end, replace(settings, reasoning_start="", reasoning_end=""))
+    shown = ("" if opened else settings.reasoning_start) + reasoning + (settings.reasoning_end if text else "")
+    return replace(made, text=shown + made.text, reasoning=reasoning, answer=made.answer if text else None)
 
 
 def _name(model: str) -> str:

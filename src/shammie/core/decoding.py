@@ -35,9 +35,13 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.samples < 1:
             raise ShammieError("max_new_tokens and samples must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ShammieError("temperature and top_k must not be negative, and top_p must lie in (0, 1]")
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ShammieError("temperature and top_k must be finite and not negative, and top_p must lie in (0, 1]")
         if self.samples > 1 and self.temperature == 0:
             raise ShammieError("several samples of a greedy completion are all the same; set a temperature above 0")
         if self.reasoning_start and not self.reasoning_end:
             raise ShammieError("reasoning_start needs reasoning_end")
+        if self.reasoning_start != self.reasoning_start.strip():
+            raise ShammieError("reasoning_start must have no blanks around it; they are allowed for anyway")
+        if "" in self.stop:
+            raise ShammieError("a stop string must not be empty")

@@ -7,7 +7,7 @@ batched with. Where reasoning is not closed there is no answer, and stop strings
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -141,7 +141,8 @@ def pick(
     if draws is None:
         tokens = logits.argmax(-1)
     else:
-        scores, order = (logits / settings.temperature).sort(dim=-1, descending=True)
+        # Stable, so that equal logits (common in bfloat16) take their order from the vocabulary and not from the batch.
+        scores, order = (logits / settings.temperature).sort(dim=-1, descending=True, stable=True)
         probabilities = scores.softmax(-1, dtype=torch.float64)
         if settings.top_k:
             probabilities[:, settings.top_k :] = 0
@@ -150,7 +151,8 @@ def pick(
             probabilities = probabilities * (before < settings.top_p * probabilities.sum(-1, keepdim=True))
         cumulative = probabilities.cumsum(-1)
         target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-        tokens = order.gather(-1, torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1))[:, 0]
+        place = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+        tokens = order.gather(-1, place)[:, 0]
     return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalizer
 
 
@@ -182,19 +184,14 @@ class _Writer:
 
     def _stopped(self) -> bool:
         # Only the newest tokens can complete a stop string; the full text is looked at when they seem to.
-        window = max(map(len, self.settings.stop)) + 8
+        window = max(len(stop.encode()) for stop in self.settings.stop) + 8  # a token may be a single byte
         recent = self._decode(self.tokens[-window:])
         return any(stop in recent for stop in self.settings.stop) and self._split()[2]
 
     def completion(self) -> Completion:
         """What was written, split into reasoning and answer."""
-        reasoning, answer, _ = self._split()
-        text = self._decode(self._content())
-        if reasoning is None and answer is not None:
-            text = answer
-        return Completion(
-            *self.job, text, reasoning, answer, self.finish or "length", tuple(self.tokens), self.log_probability
-        )
+        made = part(self.job, self._decode(self._content()), self.finish or "length", self.settings, opened=self.opened)
+        return replace(made, tokens=tuple(self.tokens), log_probability=self.log_probability)
 
     def _split(self) -> tuple[str | None, str | None, bool]:
         return split_reasoning(self._decode(self._content()), self.settings, opened=self.opened)
@@ -206,7 +203,9 @@ class _Writer:
         return str(self.model.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
 
-def split_reasoning(text: str, settings: GenerationSettings, *, opened: bool = False) -> tuple[str | None, str | None, bool]:
+def split_reasoning(
+    text: str, settings: GenerationSettings, *, opened: bool = False
+) -> tuple[str | None, str | None, bool]:
     """Reasoning, answer up to the first stop string, and whether a stop string was found in it.
 
     `opened` says that the prompt ended inside reasoning. Unclosed reasoning leaves no answer (None).
@@ -223,6 +222,17 @@ def split_reasoning(text: str, settings: GenerationSettings, *, opened: bool = F
         return reasoning, None, False
     cuts = [at for stop in settings.stop if (at := answer.find(stop)) >= 0]
     return reasoning, answer[: min(cuts)] if cuts else answer, bool(cuts)
+
+
+def part(
+    job: tuple[int, int], text: str, finish: str, settings: GenerationSettings, *, opened: bool = False
+) -> Completion:
+    """The completion that a text makes: parted into reasoning and answer, and cut off where the answer stops."""
+    reasoning, answer, stopped = split_reasoning(text, settings, opened=opened)
+    if answer is not None and stopped:
+        _, longer, _ = split_reasoning(text, replace(settings, stop=()), opened=opened)
+        text, finish = text[: len(text) - len(longer or "") + len(answer)], "stop"
+    return Completion(*job, text, reasoning, answer, finish)
 
 
 def ending_tokens(model: LanguageModel) -> frozenset[int]:

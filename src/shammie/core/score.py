@@ -50,6 +50,9 @@ def score_tokens(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequ
     """As `score`, for token ids. Equal prompts count as different rows for edits that depend on the row."""
     if not pairs:
         return []
+    for index, (prompt, continuation) in enumerate(pairs):
+        if min(len(prompt), len(continuation)) == 0:
+            raise DataError(f"pair {index} has a prompt or continuation without tokens; give each at least one")
     # The last token of a continuation predicts nothing that is asked for, so it is never read.
     sequences = [[*prompt, *continuation[:-1]] for prompt, continuation in pairs]
     own = [len(continuation) for _, continuation in pairs]

@@ -142,8 +142,9 @@ class Training:
 
     `with Training(...) as training: for step in training:` yields the steps that are left. The body calls `backward`
     any number of times; after it follow the update, the metrics and, when due, a checkpoint. `modules` is what is
-    trained: trainable weights and persistent buffers are kept. Batches are planned over `items` examples; without, the
-    room draws its own. AdamW over `optimizer_groups` unless another is given. A body sets `stopped` to end with a step.
+    trained: of it checkpoints hold trainable weights and persistent buffers, so what is frozen must be the same again.
+    Batches are planned over `items` examples; with none, rooms draw their own from `step.seed`. The optimizer is AdamW
+    over `optimizer_groups` unless one is given. A body that sets `stopped` ends the training with its step.
     """
 
     directory: files.PathLike
@@ -156,11 +157,8 @@ class Training:
     def __post_init__(self) -> None:
         settings, processes = self.settings, _processes()
         self._path, self.done, self.stopped = Path(self.directory), 0, False
-        self._rank, self._world, self._wait = (
-            processes.process_index,
-            processes.num_processes,
-            processes.wait_for_everyone,
-        )
+        self._rank, self._world = processes.process_index, processes.num_processes
+        self._wait = processes.wait_for_everyone
         self._plan = batch_plan(self.items, settings, self._rank, self._world)
         self._root = self.modules if isinstance(self.modules, nn.Module) else nn.ModuleDict(self.modules)
         if self._world > 1:
@@ -194,7 +192,7 @@ class Training:
             self._lines: list[str] = []
             self._written = self._restore()
             self._flush()
-            for tensor in self._weights().values() if self._world > 1 else ():
+            for tensor in self._root.state_dict().values() if self._world > 1 else ():
                 torch.distributed.broadcast(tensor, 0)
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stack.callback(random.setstate, random.getstate())
@@ -323,7 +321,8 @@ class Training:
         flat = {f"{self._order[i]}.{key}": value for i, entry in entries for key, value in entry.items()}
         tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
         state = {"identity": self._identity, "done": self.done, "stopped": self.stopped, "metrics": self._written}
-        state |= {"scaler": self._scaler.state_dict(), "optimizer": {key: flat[key] for key in flat.keys() - tensors}}
+        state |= {"scaler": self._scaler.state_dict()}
+        state |= {"optimizer": {key: value for key, value in flat.items() if key not in tensors}}
         with files.atomic_directory(self._path / f"checkpoint-{self.done:08}") as temporary:
             files.save_tensors(temporary / "model.safetensors", self._weights())
             files.save_tensors(temporary / "optimizer.safetensors", tensors)
@@ -335,8 +334,7 @@ class Training:
         """Load the newest checkpoint, if there is one, and return the length of the metrics up to it."""
         found = sorted(self._path.glob("checkpoint-*"))
         if not self.resume and self._rank == 0 and (found or (self._path / "metrics.jsonl").exists()):
-            remedy = "add --resume to continue it or choose another --output-dir"
-            raise RunError(f"{self._path} already holds a training; {remedy}")
+            raise RunError(f"{self._path} already holds a training; add --resume or choose another --output-dir")
         if not found:
             return 0
         state = files.read_json(found[-1] / "state.json")

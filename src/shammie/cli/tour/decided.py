@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 _OTHER_TEXTS = ("The people of {0}", "A map of {0}", "She was born in {0}", "The history of {0}")
 _STRENGTHS = (0.5, 1.0, 1.5, 2.0)
-_RANDOM = 8  # random directions a pair
+_RANDOM = 4  # random directions a pair
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Pair:
 
 def measure(context: TourContext, _settings: object = None) -> Iterator[Record]:
     """Activation patching between two entities over layer x position, then steering on pairs not used to choose it."""
-    pairs = _pairs(context, context.size(12, 40))
-    yield from _patching(context, pairs)
-    yield from _steering(context, pairs)
+    pairs = _pairs(context, context.size(24, 60))
+    third = max(2, len(pairs) // 3)
+    yield from _patching(context, pairs[:third])
+    yield from _steering(context, pairs[:third], pairs[third:])
 
 
 def _pairs(context: TourContext, count: int) -> list[Pair]:
@@ -53,6 +54,35 @@ def _pairs(context: TourContext, count: int) -> list[Pair]:
 
 
 def _patching(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
+    from shammie.core.batch import encode
+    from shammie.core.stats import mean_interval
+    from shammie.core.vocabulary import token_text
+
+    model = context.model
+    base = _margins(context, pairs)
+    tokens = encode(model, pairs[0].target.prompt)
+    name = _name_position(context, pairs[0].target)
+    effects = {role: _patched(context, pairs, base, role) for role in ("source", "other")}  # [pairs, layers, T]
+    words = [token_text(model, token) for token in tokens]
+    words[name] = " [country]"
+    yield {
+        "kind": "patching", "pairs": len(pairs), "tokens": words,
+        "effect": _rounded(effects["source"].mean(0)), "control": _rounded(effects["other"].mean(0)),
+    }  # fmt: skip
+    for place, position in (("country name", name), ("last token", len(tokens) - 1)):
+        for layer in range(len(model.anatomy.layers)):
+            effect, control = (
+                mean_interval(effects[role][:, layer, position].tolist(), seed=context.seed).as_dict()
+                for role in ("source", "other")
+            )
+            yield {"kind": "place", "place": place, "layer": layer, "effect": effect, "control": control}
+
+
+def _patched(context: TourContext, pairs: Sequence[Pair], base: Tensor, role: str) -> Tensor:
+    """Normalized effect of putting the role's state into the target's prompt [pairs, layers, T].
+
+    Tokens before the first one in which the prompts differ have equal states, so patching them is exactly nothing.
+    """
     import torch
 
     from shammie.core.batch import encode, make_batch
@@ -60,39 +90,30 @@ def _patching(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
     from shammie.core.edit import edited, replace
     from shammie.core.position import RowSpans
     from shammie.core.site import residual
-    from shammie.core.stats import mean_interval
-    from shammie.core.vocabulary import token_text
 
     model = context.model
-    layers = len(model.anatomy.layers)
-    base = _margins(context, pairs)
-    length = len(encode(model, pairs[0].target.prompt))
-    rows = [(p, position) for p in range(len(pairs)) for position in range(length)]
+    length, first = len(encode(model, pairs[0].target.prompt)), _shared(context, pairs)
+    rows = [(p, position) for p in range(len(pairs)) for position in range(first, length)]
     spans = RowSpans(tuple((position, position + 1) for _, position in rows))
-    prompts = [pairs[p].target.prompt for p, _ in rows]
-    sites = [residual(layer) for layer in range(layers)]
-    effects = {}
-    for role in ("source", "other"):
-        states = capture(model, make_batch(model, [getattr(pair, role).prompt for pair in pairs]), sites)
-        grid = []
-        for site in sites:
-            values = torch.stack([states[site][p, position] for p, position in rows])
-            with edited(model, [replace(site, values, positions=spans)]):
-                logits = last_logits(model, prompts, rows=len(rows))
-            grid.append(_normalized(logits, [pairs[p] for p, _ in rows], base[[p for p, _ in rows]]))
-        effects[role] = torch.stack(grid).view(layers, len(pairs), length).transpose(0, 1)  # [pairs, layers, T]
-    names = [token_text(model, token) for token in encode(model, pairs[0].target.prompt)]
-    names[_name_position(context, pairs[0].target)] = " [country]"
-    yield {
-        "kind": "patching", "pairs": len(pairs), "tokens": names,
-        "effect": _rounded(effects["source"].mean(0)), "control": _rounded(effects["other"].mean(0)),
-    }  # fmt: skip
-    for place, position in (("country name", _name_position(context, pairs[0].target)), ("last token", length - 1)):
-        for layer in range(layers):
-            effect, control = (
-                mean_interval(effects[role][:, layer, position].tolist(), seed=context.seed).as_dict() for role in ("source", "other")
-            )
-            yield {"kind": "place", "place": place, "layer": layer, "effect": effect, "control": control}
+    owners = torch.tensor([p for p, _ in rows])
+    sites = [residual(layer) for layer in range(len(model.anatomy.layers))]
+    states = capture(model, make_batch(model, [getattr(pair, role).prompt for pair in pairs]), sites)
+    grid = torch.zeros(len(pairs), len(sites), length)
+    for layer, site in enumerate(sites):
+        values = torch.stack([states[site][p, position] for p, position in rows])
+        with edited(model, [replace(site, values, positions=spans)]):
+            logits = last_logits(model, [pairs[p].target.prompt for p, _ in rows], rows=len(rows))
+        effect = _normalized(logits, [pairs[p] for p, _ in rows], base[owners])
+        grid[:, layer, first:] = effect.view(len(pairs), length - first)
+    return grid
+
+
+def _shared(context: TourContext, pairs: Sequence[Pair]) -> int:
+    """How many tokens all the prompts begin with."""
+    from shammie.core.batch import encode
+
+    prompts = [encode(context.model, fact.prompt) for pair in pairs for fact in (pair.source, pair.target, pair.other)]
+    return next(i for i, column in enumerate(zip(*prompts, strict=True)) if len(set(column)) > 1)
 
 
 def _name_position(context: TourContext, fact: Known) -> int:
@@ -112,7 +133,9 @@ def _margins(context: TourContext, pairs: Sequence[Pair]) -> Tensor:
 def _margin(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
     import torch
 
-    source, target = (torch.tensor([getattr(pair, role).token for pair in pairs]) for role in ("source", "target"))
+    source, target = (
+        torch.tensor([getattr(pair, role).token for pair in pairs], device=logits.device) for role in ("source", "target")
+    )
     return (logits.gather(-1, source[:, None]) - logits.gather(-1, target[:, None]))[:, 0]
 
 
@@ -121,18 +144,20 @@ def _normalized(logits: Tensor, pairs: Sequence[Pair], base: Tensor) -> Tensor:
     return (_margin(logits, pairs) - base[:, 0]) / (base[:, 1] - base[:, 0])
 
 
-def _steering(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
+def _steering(context: TourContext, choosing: Sequence[Pair], testing: Sequence[Pair]) -> Iterator[Record]:
     from shammie.core.stats import mean_interval, proportion
 
-    half = len(pairs) // 2
-    choosing, testing = pairs[:half], pairs[half:]
-    layers = range(0, len(context.model.anatomy.layers) * 2 // 3, 2)
-    gains = {layer: float(_steered(context, choosing, layer, 1.0)[0].mean()) for layer in layers}
-    layer = max(gains, key=gains.__getitem__)
+    candidates = range(0, len(context.model.anatomy.layers) * 2 // 3, 2)
+    directions, base = _directions(context, choosing, candidates), _margins(context, choosing)
+    gains = [float(_pushed(context, choosing, base, layer, directions[layer])[0].mean()) for layer in candidates]
+    layer = candidates[gains.index(max(gains))]
+    direction, base = _directions(context, testing, [layer])[layer], _margins(context, testing)
+    noise = _random_like(direction, _RANDOM, context.seed)  # [pairs * _RANDOM, D]
+    repeated = [pair for pair in testing for _ in range(_RANDOM)]
     for strength in _STRENGTHS:
-        effect, flips = _steered(context, testing, layer, strength)
-        random, random_flips = _steered(context, testing, layer, strength, random=_RANDOM)
-        clusters = [i // _RANDOM for i in range(len(random))]
+        effect, flips = _pushed(context, testing, base, layer, strength * direction)
+        random, random_flips = _pushed(context, repeated, base.repeat_interleave(_RANDOM, 0), layer, strength * noise)
+        clusters = [i // _RANDOM for i in range(len(repeated))]
         yield {
             "kind": "steering", "layer": layer, "strength": strength,
             "effect": mean_interval(effect.tolist(), seed=context.seed).as_dict(),
@@ -140,68 +165,68 @@ def _steering(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
             "answers_changed": proportion(int(flips.sum()), len(flips)).as_dict(),
             "answers_changed_control": proportion(int(random_flips.sum()), len(random_flips)).as_dict(),
         }  # fmt: skip
-    for pair in testing[:3]:
-        yield _spoken(context, pair, layer)
+    for pair, vector in list(zip(testing, direction, strict=True))[:3]:
+        yield _spoken(context, pair, layer, vector)
 
 
-def _directions(context: TourContext, pairs: Sequence[Pair], layer: int) -> Tensor:
-    """Source minus target at the name's last token, over texts that speak of no capital [pairs, D]."""
-    import torch
-
+def _directions(context: TourContext, pairs: Sequence[Pair], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Source minus target at the name's last token, over texts that speak of no capital: [pairs, D] for each layer."""
     from shammie.core.batch import make_batch
     from shammie.core.capture import capture
     from shammie.core.position import LAST
     from shammie.core.site import residual
 
-    def mean_state(country: str) -> Tensor:
-        batch = make_batch(context.model, [text.format(country) for text in _OTHER_TEXTS])
-        return capture(context.model, batch, [residual(layer)], positions=LAST)[residual(layer)].mean(0)
+    countries = list(dict.fromkeys(fact.country for pair in pairs for fact in (pair.source, pair.target)))
+    batch = make_batch(context.model, [text.format(country) for country in countries for text in _OTHER_TEXTS])
+    states = capture(context.model, batch, [residual(layer) for layer in layers], positions=LAST)
+    source = [countries.index(pair.source.country) for pair in pairs]
+    target = [countries.index(pair.target.country) for pair in pairs]
+    means = {layer: states[residual(layer)].view(len(countries), len(_OTHER_TEXTS), -1).mean(1) for layer in layers}
+    return {layer: mean[source] - mean[target] for layer, mean in means.items()}
 
-    return torch.stack([mean_state(pair.source.country) - mean_state(pair.target.country) for pair in pairs])
+
+def _random_like(directions: Tensor, count: int, seed: int) -> Tensor:
+    """`count` random directions of each direction's norm."""
+    import torch
+
+    noise = torch.randn(len(directions), count, directions.shape[-1], generator=torch.Generator().manual_seed(seed))
+    noise = noise / noise.norm(dim=-1, keepdim=True) * directions.norm(dim=-1).cpu()[:, None, None]
+    return noise.flatten(0, 1).to(directions)
 
 
-def _steered(
-    context: TourContext, pairs: Sequence[Pair], layer: int, strength: float, *, random: int = 0
+def _pushed(
+    context: TourContext, pairs: Sequence[Pair], base: Tensor, layer: int, vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Normalized effect and whether the source's answer comes first, for each pair (for each random direction)."""
+    """Each pair's vector added at the country's name: normalized effect, and whether the source's answer comes first."""
     import torch
 
     from shammie.core.edit import Edit, edited
     from shammie.core.position import text_spans
     from shammie.core.site import residual
 
-    model = context.model
-    directions = _directions(context, pairs, layer) * strength
-    rows = list(pairs)
-    if random:
-        generator = torch.Generator().manual_seed(context.seed)
-        noise = torch.randn(len(pairs), random, directions.shape[-1], generator=generator)
-        directions = (noise / noise.norm(dim=-1, keepdim=True) * directions.norm(dim=-1)[:, None, None].cpu()).flatten(0, 1)
-        rows = [pair for pair in pairs for _ in range(random)]
-    spans = text_spans(model.tokenizer, [p.target.prompt for p in rows], [p.target.country for p in rows]).last()
-    added = directions.to(model.device, model.dtype)
-    edit = Edit(residual(layer), lambda state, _position, row: state + added[row][:, None], spans)
-    with edited(model, [edit]):
-        logits = last_logits(model, [pair.target.prompt for pair in rows], rows=len(rows))
-    base = _margins(context, pairs).repeat_interleave(max(1, random), 0)
-    flips = logits.argmax(-1) == torch.tensor([pair.source.token for pair in rows])
-    return _normalized(logits, rows, base), flips
+    prompts = [pair.target.prompt for pair in pairs]
+    spans = text_spans(context.model.tokenizer, prompts, [pair.target.country for pair in pairs]).last()
+    edit = Edit(residual(layer), lambda state, _position, row: state + vectors[row][:, None], spans)
+    with edited(context.model, [edit]):
+        logits = last_logits(context.model, prompts, rows=len(prompts))
+    flips = logits.argmax(-1) == torch.tensor([pair.source.token for pair in pairs], device=logits.device)
+    return _normalized(logits, pairs, base), flips
 
 
-def _spoken(context: TourContext, pair: Pair, layer: int) -> Record:
+def _spoken(context: TourContext, pair: Pair, layer: int, vector: Tensor) -> Record:
     from shammie.core.edit import add, edited
     from shammie.core.generate import GenerationSettings, generate
     from shammie.core.position import text_spans
     from shammie.core.site import residual
 
-    model, settings = context.model, GenerationSettings(max_new_tokens=16, stop=("\n",))
-    prompt = pair.target.prompt
-    span = text_spans(model.tokenizer, [prompt], [pair.target.country]).last()
-    edit = add(residual(layer), _directions(context, [pair], layer)[0], strength=_STRENGTHS[-2], positions=span)
-    (before,) = generate(model, [prompt], settings)
-    with edited(model, [edit]):
-        (after,) = generate(model, [prompt], settings)
-    return {"kind": "spoken", "prompt": prompt, "source": pair.source.country, "before": before.text, "after": after.text}
+    prompt, settings = pair.target.prompt, GenerationSettings(max_new_tokens=16, stop=("\n",))
+    span = text_spans(context.model.tokenizer, [prompt], [pair.target.country]).last()
+    (before,) = generate(context.model, [prompt], settings)
+    with edited(context.model, [add(residual(layer), vector, positions=span)]):
+        (after,) = generate(context.model, [prompt], settings)
+    return {
+        "kind": "spoken", "prompt": prompt, "source": pair.source.country, "before": before.answer, "after": after.answer,
+    }  # fmt: skip
 
 
 def _rounded(values: Tensor) -> list[list[float]]:
@@ -225,33 +250,34 @@ def draw(records: list[Record]) -> list[Block]:
     controls = [name for name in lines if name.endswith("(control)")]
     dose = {
         name: [(r["strength"], r[key]["value"], r[key]["low"], r[key]["high"]) for r in steering]
-        for name, key in (("country direction", "effect"), ("random, same norm (control)", "control"))
+        for name, key in (("country direction", "effect"), ("random direction", "control"))
     }
-    best = max(steering, key=lambda r: r["answers_changed"]["value"])
-    changed, control = best["answers_changed"], best["answers_changed_control"]
+    whole = next(r for r in steering if r["strength"] == 1)  # the full difference; nothing was tuned on these pairs
+    changed, control = whole["answers_changed"], whole["answers_changed_control"]
     blocks: list[Block] = [
         Prose(
             f"Over {grid['pairs']} pairs of countries, the state of one prompt is put in the other's place, one layer and one token "
-            "at a time: 0 leaves the answer alone, 1 makes it the other country's capital. The control puts in a third country, "
-            "whose state should not bring the second one's capital."
+            "at a time: 0 leaves the answer alone, 1 makes it the other country's capital."
         ),
         Figure(picture, "The country moves from its name to the last token"),
         Figure(
             line_chart(lines, x_label="after layer", y_label="normalized effect", controls=controls, reference=0.0),
-            "The two places that decide, with the third country as control", "Means over pairs with 95 % intervals.",
+            "The two places that decide, with a third country as control",
+            "Means over pairs with 95 % intervals. A third country's state takes the old answer away, which is part of the way, but "
+            "does not bring this one.",
         ),
         Prose(
             f"Then an edit: the difference of two countries at their names, read off texts that speak of no capital, is added after "
-            f"layer {best['layer']} (chosen on other pairs than those shown)."
+            f"layer {whole['layer']} (chosen on other pairs than the {changed['n']} measured here)."
         ),
         Numbers([(
-            f"answers changed to the other capital at strength {best['strength']:g}", changed["value"], changed["low"],
+            "prompts that now answer with the other capital", changed["value"], changed["low"],
             changed["high"], changed["n"],
             ("random direction, same norm", control["value"], control["low"], control["high"], control["n"]),
         )]),
         Figure(
-            line_chart(dose, x_label="strength", y_label="normalized effect", controls=("random, same norm (control)",), reference=0.0),
-            "A stronger push, a surer answer",
+            line_chart(dose, x_label="strength", y_label="normalized effect", controls=("random direction",), reference=0.0),
+            "How far the push moves the answer",
         ),
     ]  # fmt: skip
     for r in records:
