@@ -135,7 +135,7 @@ class Anatomy:
                 self._get(self.layers[layer], path)
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.width = int(self.config.hidden_size)
-        self.vocabulary_size = int(self.unembedding.weight.shape[0])
+        self.vocabulary_size = self.unembedding_weights.view(module).shape[0]
 
     def _refuse_variants(self) -> None:
         config = self.config
@@ -145,7 +145,9 @@ class Anatomy:
                 "layer adds; use another OPT size"
             )
         if self.model_type == "opt" and config.word_embed_proj_dim != config.hidden_size:
-            raise UnsupportedModelError("this OPT projects its embeddings (word_embed_proj_dim differs from hidden_size)")
+            raise UnsupportedModelError(
+                "this OPT projects its embeddings (word_embed_proj_dim differs from hidden_size)"
+            )
         if getattr(config, "add_cross_attention", False):
             raise UnsupportedModelError("decoders with cross-attention are not supported")
 
@@ -176,7 +178,9 @@ class Anatomy:
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer routes tokens to experts."""
         experts = self.family.experts
-        return experts is not None and hasattr(self.layers[layer].get_submodule(self.family.mlp), experts.split(".")[-1])
+        return experts is not None and hasattr(
+            self.layers[layer].get_submodule(self.family.mlp), experts.split(".")[-1]
+        )
 
     def neuron_count(self, layer: int) -> int:
         """F: neurons of a layer's MLP, or of one expert."""
@@ -227,7 +231,9 @@ class Anatomy:
 
     def _expert_weights(self, prefix: str, layer: int, expert: int) -> MlpWeights:
         if not 0 <= expert < self.expert_count(layer):
-            raise SiteError(f"expert {expert} does not exist; layer {layer} has experts 0 to {self.expert_count(layer) - 1}")
+            raise SiteError(
+                f"expert {expert} does not exist; layer {layer} has experts 0 to {self.expert_count(layer) - 1}"
+            )
         read, write = (f"{prefix}{self.family.experts}.{name}" for name in ("gate_up_proj", "down_proj"))
         if self.family.interleaved:
             gate = WeightSlice(read, expert, step=2, transposed=True)
@@ -247,7 +253,9 @@ class Anatomy:
         if site.kind in ("router", "expert_neurons") and not sparse:
             raise SiteError(f"site {site} does not exist: layer {site.layer} of this {self.model_type} model is dense")
         if site.kind == "neurons" and sparse:
-            raise SiteError(f"site {site} does not exist in a sparse layer; use expert_neurons:{site.layer}:0 for expert 0")
+            raise SiteError(
+                f"site {site} does not exist in a sparse layer; use expert_neurons:{site.layer}:0 for expert 0"
+            )
         for expert in site.experts:
             self.mlp_weights(site.layer, expert)
         if site.kind in ("residual", "residual_in"):

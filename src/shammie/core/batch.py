@@ -43,7 +43,9 @@ class Batch:
         return {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.frame.position}
 
 
-def encode(model: LanguageModel, text: str | Sequence[Message], *, prefill: str = "", special: bool = True) -> list[int]:
+def encode(
+    model: LanguageModel, text: str | Sequence[Message], *, prefill: str = "", special: bool = True
+) -> list[int]:
     """Token ids of one text, or of a chat through the model's template with the answer begun by `prefill`.
 
     `special` lets the tokenizer add what the model was trained to see first (Gemma's <bos>); a chat template brings
@@ -61,7 +63,9 @@ def encode(model: LanguageModel, text: str | Sequence[Message], *, prefill: str 
     return list(ids)
 
 
-def pad(sequences: Sequence[Sequence[int]], *, row: Sequence[int] | None = None, device: torch.device | str = "cpu") -> Batch:
+def pad(
+    sequences: Sequence[Sequence[int]], *, row: Sequence[int] | None = None, device: torch.device | str = "cpu"
+) -> Batch:
     """Right-pad token id lists into one batch. Padding slots hold id 0 and are masked."""
     if not sequences or not all(len(ids) for ids in sequences):
         raise DataError("a batch needs at least one prompt, and every prompt at least one token")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,9 @@ def capture(
     chosen = None if positions is None else positions.mask(frame)
     if chosen is not None and not bool(chosen.any(-1).all()):
         empty = int((~chosen.any(-1)).nonzero()[0, 0])
-        raise SiteError(f"{positions} chooses no token of prompt {int(batch.row[empty])} ({int(batch.lengths[empty])} tokens)")
+        raise SiteError(
+            f"{positions} chooses no token of prompt {int(batch.row[empty])} ({int(batch.lengths[empty])} tokens)"
+        )
     states: dict[Site, Tensor] = {}
     waiting = set(sites)
 
@@ -81,10 +83,8 @@ def capture(
             stack.callback(_install(site, model.anatomy.hook_point(site), keep).remove)
         stack.enter_context(nullcontext() if gradients else torch.no_grad())
         stack.enter_context(rows_of(batch.row, batch.lengths))
-        try:
+        with suppress(_Deepest):
             hidden = model.anatomy.body(**batch.inputs(), use_cache=False).last_hidden_state
-        except _Deepest:
-            pass  # the signal did its work; no logits were asked for
         scores = None
         if logits:
             assert hidden is not None

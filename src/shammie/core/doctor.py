@@ -44,7 +44,9 @@ def check(model: LanguageModel) -> list[Finding]:
     batch = pad([encode(model, text) for text in _TEXTS], device=model.device)
     bound = _BOUNDS[model.dtype]
     with torch.no_grad():
-        return [Finding(name, error <= bound, error, bound, detail) for name, error, detail in _identities(model, batch)]
+        return [
+            Finding(name, error <= bound, error, bound, detail) for name, error, detail in _identities(model, batch)
+        ]
 
 
 def _identities(model: LanguageModel, batch: Batch) -> Iterator[tuple[str, float, str]]:
@@ -59,7 +61,11 @@ def _identities(model: LanguageModel, batch: Batch) -> Iterator[tuple[str, float
 
     worst = max([gap(seen[residual(i)], hidden[i + 1]) for i in layers[:-1]], default=0.0)
     yield "residual", worst, "the state after each layer is transformers' hidden state"
-    yield "final norm", gap(anatomy.normed(seen[residual(layers[-1])]), hidden[-1]), "final norm of the last residual is the last hidden state"
+    yield (
+        "final norm",
+        gap(anatomy.normed(seen[residual(layers[-1])]), hidden[-1]),
+        "final norm of the last residual is the last hidden state",
+    )
     capped = f" with soft cap {anatomy.soft_cap:g}" if anatomy.soft_cap else ""
     assert seen.logits is not None
     yield "logits", gap(seen.logits, plain.logits), f"unembedding{capped} gives the model's logits"
@@ -70,11 +76,27 @@ def _identities(model: LanguageModel, batch: Batch) -> Iterator[tuple[str, float
         table = anatomy.body.get_submodule(anatomy.family.position_embedding)
         offset = int(getattr(table, "offset", 0))
         learned = table.weight[batch.frame.position + offset]  # type: ignore[index]
-        yield "embedding", gap(entering + learned, seen[residual_in(0)]), "token vectors plus learned positions enter the stream"
-    yield "stream", max(gap(*_stream_sum(seen, i)) for i in layers), "each layer adds attention_out and mlp_out to the stream"
-    yield "neurons", max(_mlp_gap(model, seen, i, gap) for i in layers), "gate, read and write vectors reproduce neurons and the MLP's output"
+        yield (
+            "embedding",
+            gap(entering + learned, seen[residual_in(0)]),
+            "token vectors plus learned positions enter the stream",
+        )
+    yield (
+        "stream",
+        max(gap(*_stream_sum(seen, i)) for i in layers),
+        "each layer adds attention_out and mlp_out to the stream",
+    )
+    yield (
+        "neurons",
+        max(_mlp_gap(model, seen, i, gap) for i in layers),
+        "gate, read and write vectors reproduce neurons and the MLP's output",
+    )
     alone = capture(model, batch, [residual(layers[len(layers) // 2])])
-    yield "early stop", gap(alone[residual(len(layers) // 2)], seen[residual(len(layers) // 2)]), "stopping mid-model gives the same state"
+    yield (
+        "early stop",
+        gap(alone[residual(len(layers) // 2)], seen[residual(len(layers) // 2)]),
+        "stopping mid-model gives the same state",
+    )
     yield from _edit_identities(model, batch)
 
 
@@ -100,10 +122,8 @@ def _mlp_gap(model: LanguageModel, seen: Captured, layer: int, gap: Callable[[Te
     read_bias = getattr(block.get_submodule(anatomy.family.read), "bias", None)
     write_bias = getattr(block.get_submodule(anatomy.family.write), "bias", None)
     states = given @ weights.read.view(model.module).T + (0 if read_bias is None else read_bias)
-    if weights.gate is None:
-        states = activation(states)
-    else:
-        states = activation(given @ weights.gate.view(model.module).T) * states
+    gate = None if weights.gate is None else given @ weights.gate.view(model.module).T
+    states = activation(states) if gate is None else activation(gate) * states
     neuron_gap = gap(states, seen[neurons(layer)])
     written = seen[neurons(layer)] @ weights.write.view(model.module) + (0 if write_bias is None else write_bias)
     if anatomy.family.mlp_added != anatomy.family.mlp and anatomy.family.mlp_added != anatomy.family.write:
@@ -141,7 +161,9 @@ def _edit_identities(model: LanguageModel, batch: Batch) -> Iterator[tuple[str, 
     lengths = batch.lengths.tolist()
     with edited(model, [edit]):
         together = _logits(model, batch)
-        single = [_logits(model, pad([batch.ids[i, : lengths[i]].tolist()], device=model.device)) for i in range(len(lengths))]
+        single = [
+            _logits(model, pad([batch.ids[i, : lengths[i]].tolist()], device=model.device)) for i in range(len(lengths))
+        ]
         cached = [_cached_logits(model, batch.ids[i : i + 1, : lengths[i]]) for i in range(len(lengths))]
     padded = max(relative_gap(together[i, : lengths[i]], single[i][0]) for i in range(len(lengths)))
     yield "padding", padded, "an edit in a padded batch equals the same edit on one prompt"
@@ -153,7 +175,11 @@ def _edit_identities(model: LanguageModel, batch: Batch) -> Iterator[tuple[str, 
     with edited(model, [_nothing(middle)]):
         untouched = _logits(model, batch)
     same = torch.equal(untouched, clean.logits)
-    yield "edit restores", 0.0 if same and torch.equal(_logits(model, batch), clean.logits) else 1.0, "an edit of strength 0, and leaving an edit, change no bit"
+    yield (
+        "edit restores",
+        0.0 if same and torch.equal(_logits(model, batch), clean.logits) else 1.0,
+        "an edit of strength 0, and leaving an edit, change no bit",
+    )
 
 
 def _nothing(layer: int) -> Edit:

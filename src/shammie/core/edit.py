@@ -76,7 +76,9 @@ def replace(
         if table.ndim == 1:
             return table.expand_as(state)
         if int(row.max()) >= len(table):
-            raise SiteError(f"values at {site} are given for {len(table)} prompts, but the batch has prompt {int(row.max())}")
+            raise SiteError(
+                f"values at {site} are given for {len(table)} prompts, but the batch has prompt {int(row.max())}"
+            )
         if table.ndim == 2:
             return table[row][:, None].expand_as(state)
         chosen = table[row[:, None], position.clamp(max=table.shape[1] - 1)]
@@ -152,4 +154,6 @@ def _check_coordinates(edit: Edit, point: HookPoint) -> None:
         return
     count = max(weight.shape) if weight.shape[0] == weight.shape[1] else int(weight.numel() // min(weight.shape))
     if not all(0 <= index < count for index in edit.coordinates):
-        raise SiteError(f"neuron {max(edit.coordinates)} does not exist at {edit.site}; it has neurons 0 to {count - 1}")
+        raise SiteError(
+            f"neuron {max(edit.coordinates)} does not exist at {edit.site}; it has neurons 0 to {count - 1}"
+        )

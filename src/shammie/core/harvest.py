@@ -46,7 +46,9 @@ def stream(
         for site, state in captured.states.items():
             if not bool(state.isfinite().all()):
                 at = int((~state.isfinite()).flatten(1).any(-1).nonzero()[0, 0])
-                raise NonFiniteError(f"NaN or infinity at {site}, text {int(captured.row[at])}, position {int(captured.position[at])}")
+                raise NonFiniteError(
+                    f"NaN or infinity at {site}, text {int(captured.row[at])}, position {int(captured.position[at])}"
+                )
         yield captured
 
 
@@ -138,7 +140,9 @@ class Harvest:
             files.write_json(path, self.plan())
         elif (former := files.read_json(path)) != self.plan():
             differs = next(name for name in self.plan() if former.get(name) != self.plan()[name])
-            raise RunError(f"{self.directory} holds a harvest with another {differs} ({former.get(differs)}); choose another directory")
+            raise RunError(
+                f"{self.directory} holds a harvest with another {differs} ({former.get(differs)}); choose another directory"
+            )
 
     def finish(self) -> Activations:
         """Write the index once every shard is there."""
@@ -180,7 +184,9 @@ class Activations:
         self.directory = Path(directory)
         self.index: dict[str, Any] = files.read_json(self.directory / INDEX)
         if self.index.get("format") != FORMAT:
-            raise DataError(f"{self.directory} has harvest format {self.index.get('format')}; this version reads {FORMAT}")
+            raise DataError(
+                f"{self.directory} has harvest format {self.index.get('format')}; this version reads {FORMAT}"
+            )
 
     @cached_property
     def sites(self) -> list[Site]:

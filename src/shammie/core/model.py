@@ -148,7 +148,9 @@ def _read(
             )  # fmt: skip
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(weights, trust_remote_code=False, **revision)
         except SafetensorError as error:
-            raise DataError(f"{weights}: a safetensors file is corrupt or cut short ({error}); fetch it again") from None
+            raise DataError(
+                f"{weights}: a safetensors file is corrupt or cut short ({error}); fetch it again"
+            ) from None
         except (OSError, HFValidationError, ValueError, KeyError) as error:
             if isinstance(error, ShammieError):
                 raise
@@ -162,7 +164,7 @@ def _read(
 
 def _move(module: PreTrainedModel, device: str) -> PreTrainedModel:
     try:
-        return module.to(device)  # type: ignore[arg-type]
+        return module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ShammieError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from None
 

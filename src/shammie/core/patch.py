@@ -44,7 +44,9 @@ class Delta:
                 raise NonFiniteError(f"the change of {self.target.parameter} holds NaN or infinity")
         index = self.tensors.get("index")
         if index is not None and len(index.unique()) != len(index):
-            raise ShammieError(f"the change of {self.target.parameter} names a {self.kind[:-1]} twice; add them up first")
+            raise ShammieError(
+                f"the change of {self.target.parameter} names a {self.kind[:-1]} twice; add them up first"
+            )
 
     def part(self, view: Float[Tensor, "N D"]) -> tuple[Any, ...]:
         """The subscript of the entries of the slice that this delta touches."""
@@ -67,7 +69,9 @@ class Delta:
         if index is not None:
             axis = 0 if self.kind == "rows" else 1
             if len(index) and not 0 <= int(index.min()) <= int(index.max()) < wanted[axis]:
-                raise SiteError(f"{self.kind[:-1]} {int(index.max())} of {self.target.parameter} does not exist; it has {wanted[axis]}")
+                raise SiteError(
+                    f"{self.kind[:-1]} {int(index.max())} of {self.target.parameter} does not exist; it has {wanted[axis]}"
+                )
             wanted = (len(index), wanted[1]) if self.kind == "rows" else (wanted[0], len(index))
         found = (
             (self.tensors["left"].shape[0], self.tensors["right"].shape[1])
@@ -112,7 +116,9 @@ class WeightPatch:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, model: LanguageModel, deltas: Sequence[Delta], *, tied: Tied | None = None, **provenance: Any) -> WeightPatch:
+    def make(
+        cls, model: LanguageModel, deltas: Sequence[Delta], *, tied: Tied | None = None, **provenance: Any
+    ) -> WeightPatch:
         """A patch for the weights now in force, checked against them."""
         if tied is not None and tied not in get_args(Tied):
             raise ShammieError(f"tied={tied!r} is not one of {', '.join(get_args(Tied))}")
@@ -167,7 +173,9 @@ class WeightPatch:
         if later.model_hash != self.model_hash:
             raise MismatchError("patches made for different weights cannot be composed")
         if self.tied and later.tied and self.tied != later.tied:
-            raise MismatchError(f"patches that treat tied embeddings differently ({self.tied}, {later.tied}) cannot be composed")
+            raise MismatchError(
+                f"patches that treat tied embeddings differently ({self.tied}, {later.tied}) cannot be composed"
+            )
         provenance = {**self.provenance, "composed": [self.hash, later.hash]}
         return replace(self, deltas=self.deltas + later.deltas, tied=self.tied or later.tied, provenance=provenance)
 

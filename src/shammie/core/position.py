@@ -7,6 +7,7 @@ which prompt (row) and whether a real token stands there.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,15 +46,16 @@ class Frame:
         return cls(position[:, -slots:], mask[:, -slots:].bool(), rows, lengths)
 
 
-class Positions:
+class Positions(ABC):
     """A choice of tokens; `mask` tells which slots of a frame it takes (never padding)."""
 
     def mask(self, frame: Frame) -> Bool[Tensor, "B T"]:
         """True where the slot is chosen."""
         return self._choose(frame) & frame.real
 
+    @abstractmethod
     def _choose(self, frame: Frame) -> Bool[Tensor, "B T"]:
-        raise AssertionError("Positions is abstract; use one of its kinds")
+        """True where the slot is chosen, if a real token stands there."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ class Generated(Positions):
 
 @dataclass(frozen=True)
 class Span(Positions):
-    """Tokens start to stop-1. Negative numbers count from the prompt's end; a missing stop is the prompt's end if
-    start is negative, otherwise there is no end."""
+    """Tokens start to stop-1; negative numbers count from the prompt's end.
+
+    A missing stop is the prompt's end if start is negative, otherwise there is no end.
+    """
 
     start: int
     stop: int | None = None
@@ -110,7 +114,9 @@ class RowSpans(Positions):
     def _choose(self, frame: Frame) -> Bool[Tensor, "B T"]:
         bounds = torch.tensor(self.spans, device=frame.position.device)
         if int(frame.row.max()) >= len(self.spans):
-            raise SiteError(f"positions are given for {len(self.spans)} prompts, but the batch has prompt {int(frame.row.max())}")
+            raise SiteError(
+                f"positions are given for {len(self.spans)} prompts, but the batch has prompt {int(frame.row.max())}"
+            )
         start, stop = bounds[frame.row].unbind(-1)
         return (frame.position >= start[:, None]) & (frame.position < stop[:, None])
 
@@ -148,7 +154,9 @@ def parse_positions(text: str) -> Positions:
         return Span(at, at + 1 if at != -1 else None)
     if span := re.fullmatch(r"(-?\d+):(-?\d+)?", text):
         return Span(int(span[1]), int(span[2]) if span[2] else None)
-    raise SiteError(f"positions {text!r} are not one of {', '.join(named)}, a position such as 4 or -1, or a span such as 3:6")
+    raise SiteError(
+        f"positions {text!r} are not one of {', '.join(named)}, a position such as 4 or -1, or a span such as 3:6"
+    )
 
 
 def text_spans(tokenizer: object, texts: Sequence[str], parts: Sequence[str]) -> RowSpans:
@@ -197,7 +205,11 @@ class FrameTracker:
 
     def __call__(self, _module: object, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> None:
         """A forward pre-hook with keyword arguments, for the body."""
-        ids = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else (args[0] if args else kwargs.get("inputs_embeds"))
+        ids = (
+            kwargs.get("input_ids")
+            if kwargs.get("input_ids") is not None
+            else (args[0] if args else kwargs.get("inputs_embeds"))
+        )
         assert isinstance(ids, Tensor)
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0  # type: ignore[attr-defined]

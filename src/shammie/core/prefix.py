@@ -101,7 +101,7 @@ class KeyValues:
     def select(self, rows: Int[Tensor, " N"]) -> KeyValues:
         """The given rows, in that order; rows may repeat. Reading on leaves the original as it was."""
         cache = _new_cache()
-        cache.layers = [layer.rows(rows) for layer in self.cache.layers]  # type: ignore[attr-defined]
+        cache.layers = [layer.rows(rows) for layer in self.cache.layers]
         return KeyValues(cache, self.mask.index_select(0, rows), self.ragged)
 
     def truncated(self, lengths: Int[Tensor, " B"]) -> KeyValues:
@@ -119,7 +119,7 @@ class KeyValues:
         if len(used) == longest > 0 and int(used[-1] - used[0]) + 1 == longest and bool(mask[:, used].all()):
             slots = slice(int(used[0]), int(used[-1]) + 1)  # every row uses the same run of slots
         cache = _new_cache()
-        cache.layers = [layer.slots(slots) for layer in self.cache.layers]  # type: ignore[attr-defined]
+        cache.layers = [layer.slots(slots) for layer in self.cache.layers]
         kept = mask[:, slots] if isinstance(slots, slice) else mask.gather(-1, slots)
         return KeyValues(cache, kept, not bool(kept.all()))
 
@@ -157,7 +157,11 @@ class SharedPrefixes:
     """
 
     def __init__(
-        self, model: LanguageModel, sequences: Sequence[Sequence[int]], row: Sequence[int], own: Sequence[int] | None = None
+        self,
+        model: LanguageModel,
+        sequences: Sequence[Sequence[int]],
+        row: Sequence[int],
+        own: Sequence[int] | None = None,
     ) -> None:
         """Read what is shared.
 
@@ -216,7 +220,9 @@ class SharedPrefixes:
     def _read_level(self, todo: list[tuple[list[int], int]]) -> list[tuple[list[int], int]]:
         leaders = [max(part, key=lambda i: len(self._heads[i])) for part, _ in todo]
         past = self._branches([self._branch(leader, depth) for leader, (_, depth) in zip(leaders, todo, strict=True)])
-        batch = pad([self._heads[i][depth:] for i, (_, depth) in zip(leaders, todo, strict=True)], device=self.model.device)
+        batch = pad(
+            [self._heads[i][depth:] for i, (_, depth) in zip(leaders, todo, strict=True)], device=self.model.device
+        )
         self._read(past, batch.ids, batch.mask, leaders)
         self._levels.append(past.aligned())
         level, finer = len(self._levels) - 1, []
@@ -268,14 +274,22 @@ def _joined(parts: Sequence[KeyValues]) -> KeyValues:
     template = next(part for part in parts if part.mask.shape[1])
     cache = _new_cache()
     for index, layer in enumerate(template.cache.layers):
-        keys, values = [], []
-        for part in parts:
-            for kept, like in ((keys, layer.keys), (values, layer.values)):
-                own = (part.cache.layers[index].keys if kept is keys else part.cache.layers[index].values) if part.mask.shape[1] else None
-                padded = like.new_zeros(len(part.mask), like.shape[1], slots, like.shape[3])
-                if own is not None:
-                    padded[..., slots - own.shape[2] :, :] = own
-                kept.append(padded)
+        layers = [part.cache.layers[index] if part.mask.shape[1] else None for part in parts]
+        keys = [
+            _left_padded(own and own.keys, layer.keys, len(part.mask), slots)
+            for own, part in zip(layers, parts, strict=True)
+        ]
+        values = [
+            _left_padded(own and own.values, layer.values, len(part.mask), slots)
+            for own, part in zip(layers, parts, strict=True)
+        ]
         cache.layers.append(_RoomyLayer.holding(torch.cat(keys), torch.cat(values)))
     mask = torch.cat([torch.nn.functional.pad(part.mask, (slots - part.mask.shape[1], 0)) for part in parts])
     return KeyValues(cache, mask, not bool(mask.all()))
+
+
+def _left_padded(state: Tensor | None, like: Tensor, rows: int, slots: int) -> Tensor:
+    padded = like.new_zeros(rows, like.shape[1], slots, like.shape[3])
+    if state is not None:
+        padded[..., slots - state.shape[2] :, :] = state
+    return padded

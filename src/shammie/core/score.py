@@ -33,7 +33,7 @@ class Scored:
 
 
 def score(model: LanguageModel, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
-    """log p(continuation | prompt) for each pair, under whatever edits are in force.
+    """Log p(continuation | prompt) for each pair, under whatever edits are in force.
 
     Prompt and continuation are tokenized apart, so give the continuation its leading space: ("The capital of France is",
     " Paris").
@@ -81,7 +81,7 @@ def choose(model: LanguageModel, prompt: Prompt, choices: Sequence[str]) -> tupl
 def target_log_probs(
     model: LanguageModel, normed: Float[Tensor, "N D"], targets: Tensor, *, budget: int = LOGIT_BUDGET
 ) -> Float[Tensor, " N"]:
-    """log p(target) of each final-normed state, in float32, a block of logits at a time."""
+    """Log p(target) of each final-normed state, in float32, a block of logits at a time."""
     rows = max(1, budget // (8 * model.anatomy.vocabulary_size))
     parts = []
     with torch.no_grad():

@@ -65,7 +65,9 @@ class Site:
         if lens := re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", text):
             if lens[2] not in _TRANSFORMER_LENS:
                 known = ", ".join(_TRANSFORMER_LENS)
-                raise SiteError(f"site {text!r}: of the TransformerLens names only {known} and hook_embed are known here")
+                raise SiteError(
+                    f"site {text!r}: of the TransformerLens names only {known} and hook_embed are known here"
+                )
             return cls(_TRANSFORMER_LENS[lens[2]], int(lens[1]))
         kind, _, rest = text.partition(":")
         layer, _, experts = rest.partition(":")

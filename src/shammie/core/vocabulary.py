@@ -46,7 +46,9 @@ def single_token(model: LanguageModel, text: str) -> int:
     return int(ids[0])
 
 
-def lens_top(model: LanguageModel, states: Float[Tensor, "N D"], k: int = 10, *, budget: int = BYTE_BUDGET) -> TopTokens:
+def lens_top(
+    model: LanguageModel, states: Float[Tensor, "N D"], k: int = 10, *, budget: int = BYTE_BUDGET
+) -> TopTokens:
     """Logit lens: the k likeliest tokens of each residual state, with log-probabilities."""
 
     def best(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,13 +98,20 @@ def _gathered(
     return torch.cat(parts)
 
 
-def token_vectors(model: LanguageModel, tokens: Sequence[int] | Int[Tensor, " n"], matrix: Matrix = "output") -> Float[Tensor, "n D"]:
+def token_vectors(
+    model: LanguageModel, tokens: Sequence[int] | Int[Tensor, " n"], matrix: Matrix = "output"
+) -> Float[Tensor, "n D"]:
     """Stored embedding (`input`) or unembedding (`output`) rows in float32; equal while the model is tied."""
     return _matrix(model, matrix)[torch.as_tensor(tokens)].float()
 
 
 def project_top(
-    model: LanguageModel, directions: Float[Tensor, "N D"], k: int = 10, *, matrix: Matrix = "output", fold_norm: bool = False
+    model: LanguageModel,
+    directions: Float[Tensor, "N D"],
+    k: int = 10,
+    *,
+    matrix: Matrix = "output",
+    fold_norm: bool = False,
 ) -> TopTokens:
     """The k tokens with the largest raw dot product with each direction; streamed over the vocabulary.
 
@@ -126,7 +135,7 @@ def project_top(
 def norm_weight(model: LanguageModel) -> Float[Tensor, " D"]:
     """The final norm's effective scale in float32: 1 + w for the Gemma families, w elsewhere."""
     norm = model.anatomy.final_norm
-    weight = norm.weight.detach().float()  # type: ignore[operator, union-attr]
+    weight = norm.weight.detach().float()  # type: ignore[operator]
     return 1.0 + weight if model.anatomy.model_type.startswith("gemma") else weight
 
 

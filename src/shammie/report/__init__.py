@@ -4,7 +4,7 @@ from shammie.report.blocks import Block, Details, Figure, Numbers, Prose, Table,
 from shammie.report.chapter import Chapter, Record
 from shammie.report.figures import Point, heat_map, interval_bars, line_chart, scatter, token_strip
 from shammie.report.markup import Markup
-from shammie.report.numerals import Number
+from shammie.report.numerals import Number, number, sample
 from shammie.report.page import MAX_BYTES, Section, render_page
 from shammie.report.run_page import run_report
 
@@ -26,8 +26,10 @@ __all__ = [
     "heat_map",
     "interval_bars",
     "line_chart",
+    "number",
     "render_page",
     "run_report",
+    "sample",
     "scatter",
     "token_strip",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from shammie.core.errors import DataError, NonFiniteError
@@ -18,6 +18,16 @@ class Number(NamedTuple):
     high: float | None = None
     n: int | None = None
     control: Number | None = None
+
+
+def number(label: str, estimate: Mapping[str, Any], control: Number | None = None) -> Number:
+    """A recorded estimate {"value", "low", "high", "n"} as a figure under its label, with its control."""
+    return Number(label, estimate["value"], estimate["low"], estimate["high"], estimate["n"], control)
+
+
+def sample(x: float, estimate: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """A recorded estimate as a point of a line chart."""
+    return (x, estimate["value"], estimate["low"], estimate["high"])
 
 
 def as_number(item: Number | Sequence[Any]) -> Number:

@@ -75,7 +75,12 @@ class Tour:
         def estimate() -> Mapping[str, Any]:
             seconds = sum(_SECONDS.get(name, 45) for name in names) * (5 if self.full else 1)
             size = f"{weight_bytes(model) * 2 / 2**30:.1f} GB"
-            return {"chapters": ", ".join(names), "seconds_on_two_cores": f"about {seconds}", "memory": size, "disk": "under 5 MB"}
+            return {
+                "chapters": ", ".join(names),
+                "seconds_on_two_cores": f"about {seconds}",
+                "memory": size,
+                "disk": "under 5 MB",
+            }
 
         def execute(run: Run) -> int:
             for name in run.items(names, "tour"):

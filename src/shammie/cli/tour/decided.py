@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shammie.cli.tour.context import TourContext
 from shammie.cli.tour.known import Known, known_facts, last_logits
 from shammie.core.errors import DataError
-from shammie.report import Block, Chapter, Figure, Numbers, Prose, TextPair, heat_map, line_chart
+from shammie.report import Block, Chapter, Figure, Numbers, Prose, TextPair, heat_map, line_chart, number, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,8 @@ def _margin(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
     import torch
 
     source, target = (
-        torch.tensor([getattr(pair, role).token for pair in pairs], device=logits.device) for role in ("source", "target")
+        torch.tensor([getattr(pair, role).token for pair in pairs], device=logits.device)
+        for role in ("source", "target")
     )
     return (logits.gather(-1, source[:, None]) - logits.gather(-1, target[:, None]))[:, 0]
 
@@ -147,7 +148,8 @@ def _normalized(logits: Tensor, pairs: Sequence[Pair], base: Tensor) -> Tensor:
 def _steering(context: TourContext, choosing: Sequence[Pair], testing: Sequence[Pair]) -> Iterator[Record]:
     from shammie.core.stats import mean_interval, proportion
 
-    candidates = range(0, len(context.model.anatomy.layers) * 2 // 3, 2)
+    layers = len(context.model.anatomy.layers)
+    candidates = range(layers // 4, 2 * layers // 3, 2)  # mid-model, where a name has become more than its token
     directions, base = _directions(context, choosing, candidates), _margins(context, choosing)
     gains = [float(_pushed(context, choosing, base, layer, directions[layer])[0].mean()) for layer in candidates]
     layer = candidates[gains.index(max(gains))]
@@ -246,43 +248,40 @@ def draw(records: list[Record]) -> list[Block]:
     for place in ("country name", "last token"):
         for key, name in (("effect", place), ("control", f"{place} (control)")):
             at = [r for r in records if r["kind"] == "place" and r["place"] == place]
-            lines[name] = [(r["layer"], r[key]["value"], r[key]["low"], r[key]["high"]) for r in at]
+            lines[name] = [sample(r["layer"], r[key]) for r in at]
     controls = [name for name in lines if name.endswith("(control)")]
     dose = {
-        name: [(r["strength"], r[key]["value"], r[key]["low"], r[key]["high"]) for r in steering]
+        name: [sample(r["strength"], r[key]) for r in steering]
         for name, key in (("country direction", "effect"), ("random direction", "control"))
     }
     whole = next(r for r in steering if r["strength"] == 1)  # the full difference; nothing was tuned on these pairs
     changed, control = whole["answers_changed"], whole["answers_changed_control"]
     blocks: list[Block] = [
         Prose(
-            f"Over {grid['pairs']} pairs of countries, the state of one prompt is put in the other's place, one layer and one token "
-            "at a time: 0 leaves the answer alone, 1 makes it the other country's capital."
+            f"Over {grid['pairs']} pairs of countries, the state of one prompt is put in the other's place, one layer and one "
+            "token at a time: 0 leaves the answer alone, 1 makes it the other country's capital."
         ),
         Figure(picture, "The country moves from its name to the last token"),
         Figure(
             line_chart(lines, x_label="after layer", y_label="normalized effect", controls=controls, reference=0.0),
             "The two places that decide, with a third country as control",
-            "Means over pairs with 95 % intervals. A third country's state takes the old answer away, which is part of the way, but "
-            "does not bring this one.",
+            "Means over pairs with 95 % intervals. A third country's state takes the old answer away, which is part of "
+            "the way, but does not bring this one.",
         ),
         Prose(
-            f"Then an edit: the difference of two countries at their names, read off texts that speak of no capital, is added after "
-            f"layer {whole['layer']} (chosen on other pairs than the {changed['n']} measured here)."
+            f"Then an edit: the difference of two countries at their names, read off texts that speak of no capital, is added "
+            f"after layer {whole['layer']} (chosen on other pairs than the {changed['n']} measured here)."
         ),
-        Numbers([(
-            "prompts that now answer with the other capital", changed["value"], changed["low"],
-            changed["high"], changed["n"],
-            ("random direction, same norm", control["value"], control["low"], control["high"], control["n"]),
-        )]),
+        Numbers([number("answers that are now the other capital", changed, number("random direction, same norm", control))]),
         Figure(
             line_chart(dose, x_label="strength", y_label="normalized effect", controls=("random direction",), reference=0.0),
             "How far the push moves the answer",
         ),
     ]  # fmt: skip
-    for r in records:
-        if r["kind"] == "spoken":
-            blocks.append(TextPair(r["before"], r["after"], "as it is", f"pushed towards {r['source']}", r["prompt"]))
+    spoken = [r for r in records if r["kind"] == "spoken"]
+    blocks.extend(
+        TextPair(r["before"], r["after"], "as it is", f"pushed towards {r['source']}", r["prompt"]) for r in spoken
+    )
     return blocks
 
 

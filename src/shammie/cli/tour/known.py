@@ -63,7 +63,9 @@ def last_logits(model: LanguageModel, prompts: Sequence[str], *, rows: int = 128
     assert not model.edits_in_force or len(prompts) <= rows, "rows of an edit are counted within a batch"
     parts = []
     for start in range(0, len(prompts), rows):
-        logits = capture(model, make_batch(model, prompts[start : start + rows]), [], positions=LAST, logits=True).logits
+        logits = capture(
+            model, make_batch(model, prompts[start : start + rows]), [], positions=LAST, logits=True
+        ).logits
         assert logits is not None
         parts.append(logits.float())
     return torch.cat(parts)

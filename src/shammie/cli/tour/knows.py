@@ -9,7 +9,7 @@ from typing import Any
 
 from shammie.cli.tour.context import TourContext
 from shammie.cli.tour.facts import Fact, capitals, cities
-from shammie.report import Block, Chapter, Figure, Numbers, Point, Prose, Table, scatter
+from shammie.report import Block, Chapter, Figure, Numbers, Point, Prose, Table, number, sample, scatter
 
 Record = dict[str, Any]
 _BINS = 6
@@ -74,7 +74,8 @@ def draw(records: list[Record]) -> list[Block]:
     """Accuracy with its control, accuracy against population, and a look at the answers."""
     blocks: list[Block] = []
     accuracies = [r for r in records if r["kind"] == "accuracy"]
-    blocks.append(Numbers([_number(r["relation"], r["accuracy"], r["control"]) for r in accuracies]))
+    shown = [number(r["relation"], r["accuracy"], number("shuffled truths", r["control"])) for r in accuracies]
+    blocks.append(Numbers(shown))
     blocks.append(
         Prose(
             "Each question is continued greedily and counts when the right name stands in the first few words. "
@@ -85,9 +86,12 @@ def draw(records: list[Record]) -> list[Block]:
         relation = row["relation"]
         answers = [r for r in records if r["kind"] == "answer" and r["relation"] == relation]
         fame = [r for r in records if r["kind"] == "fame" and r["relation"] == relation]
-        points = [Point(r["population"], 1.0 if r["correct"] else 0.0, f"{r['subject']}: {r['said']}", _outcome(r)) for r in answers]
+        points = [
+            Point(r["population"], 1.0 if r["correct"] else 0.0, f"{r['subject']}: {r['said']}", _outcome(r))
+            for r in answers
+        ]
         bins = [r for r in records if r["kind"] == "bin" and r["relation"] == relation]
-        trend = sorted((r["population"], r["accuracy"]["value"], r["accuracy"]["low"], r["accuracy"]["high"]) for r in bins)
+        trend = sorted(sample(r["population"], r["accuracy"]) for r in bins)
         note = _fame_note(fame[0]) if fame else ""
         drawing = scatter(
             points, x_label="population of the subject", y_label="answered correctly", log_x=True, y_limits=(0, 1), trend=trend,
@@ -95,13 +99,10 @@ def draw(records: list[Record]) -> list[Block]:
         )  # fmt: skip
         blocks.append(Figure(drawing, f"The {relation}, against population", note))
         rows = [[r["subject"], r["answer"], r["said"], r["correct"]] for r in answers[:10]]
-        blocks.append(Table(["subject", "truth", "the model says", "right"], rows, f"The ten most populous of {len(answers)}."))
+        blocks.append(
+            Table(["subject", "truth", "the model says", "right"], rows, f"The ten most populous of {len(answers)}.")
+        )
     return blocks
-
-
-def _number(label: str, value: Record, control: Record) -> tuple[Any, ...]:
-    return (label, value["value"], value["low"], value["high"], value["n"],
-            ("shuffled truths", control["value"], control["low"], control["high"], control["n"]))  # fmt: skip
 
 
 def _outcome(record: Record) -> str:

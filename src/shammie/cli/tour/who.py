@@ -65,7 +65,11 @@ def draw(records: list[Record]) -> list[Block]:
     parts = [r for r in records if r["kind"] == "parameters"]
     identities = [r for r in records if r["kind"] == "identity"]
     total = sum(r["count"] for r in parts)
-    tied = "one matrix serves as embedding and unembedding" if model["tied"] else "embedding and unembedding are two matrices"
+    tied = (
+        "one matrix serves as embedding and unembedding"
+        if model["tied"]
+        else "embedding and unembedding are two matrices"
+    )
     held = sum(r["ok"] for r in identities)
     return [
         Prose(
@@ -74,7 +78,9 @@ def draw(records: list[Record]) -> list[Block]:
             f"{model['vocabulary']:,} tokens; {tied}."
         ),
         Figure(
-            interval_bars([(r["part"], r["share"]) for r in parts], value_label="share of all parameters", limits=(0, 1)),
+            interval_bars(
+                [(r["part"], r["share"]) for r in parts], value_label="share of all parameters", limits=(0, 1)
+            ),
             "Where the parameters are",
         ),
         Numbers([("identities that hold on these weights", held / len(identities), None, None, len(identities))]),
