@@ -80,7 +80,15 @@ def test_core_stays_within_its_budget():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_library_does_not_print_seed_pickle_or_set_up_logging(path):
-    forbidden = {"torch.manual_seed", "random.seed", "np.random.seed", "logging.basicConfig", "torch.load", "torch.save", "pickle.load"}
+    forbidden = {
+        "torch.manual_seed",
+        "random.seed",
+        "np.random.seed",
+        "logging.basicConfig",
+        "torch.load",
+        "torch.save",
+        "pickle.load",
+    }
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
@@ -94,5 +102,7 @@ def test_library_does_not_print_seed_pickle_or_set_up_logging(path):
 
 def test_counting_of_code_lines(tmp_path):
     path = tmp_path / "sample.py"
-    path.write_text('"""Doc\nstring."""\n\n# comment\nx = 1  # trailing\n\n\ndef f():\n    """One."""\n    return (\n        x\n    )\n')
+    path.write_text(
+        '"""Doc\nstring."""\n\n# comment\nx = 1  # trailing\n\n\ndef f():\n    """One."""\n    return (\n        x\n    )\n'
+    )
     assert code_lines(path) == 5

@@ -75,7 +75,9 @@ def test_readme_names_commands_that_exist():
 
 
 def test_no_tracked_file_names_a_machine():
-    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.splitlines()
     for name in tracked:
         path = ROOT / name
         if path.is_file() and path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".json", ".html", ".css", ""}:

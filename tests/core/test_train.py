@@ -25,6 +25,14 @@ from shammie.core.train import Training, TrainSettings, batch_plan, optimizer_gr
 SMALL = TrainSettings(steps=7, batch_size=4, learning_rate=0.05, weight_decay=0.1, warmup=2, schedule="cosine")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors wait for a second thread longer than they compute
+    yield
+    torch.set_num_threads(threads)
+
+
 class Toy(nn.Module):
     """A tied embedding, dropout, a norm, a buffer that the loop updates and a frozen layer."""
 
@@ -38,6 +46,7 @@ class Toy(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(6, 11, bias=False)
         self.head.weight = self.embedding.weight
+        self.rare = nn.Parameter(torch.ones(6))
         self.register_buffer("seen", torch.zeros(11))
         self.register_buffer("scratch", torch.zeros(3), persistent=False)
         self.to(dtype)
@@ -56,6 +65,7 @@ def losses(model, indices):
     for index in indices:
         tokens = torch.tensor(TEXTS[index])
         total = total + nn.functional.cross_entropy(model(tokens[:-1]), tokens[1:], reduction="sum")
+        total = total + model.rare.square().sum() if index == 3 else total  # other steps and processes have no gradient
         count += len(tokens) - 1
     return total, count
 
@@ -152,9 +162,9 @@ def test_groups_hold_each_trainable_weight_once():
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0
     assert {id(p) for p in decayed["params"]} == {id(model.hidden.weight)}
-    expected = [model.embedding.weight, model.hidden.bias, model.norm.weight, model.norm.bias]
+    expected = [model.rare, model.embedding.weight, model.hidden.bias, model.norm.weight, model.norm.bias]
     assert {id(p) for p in spared["params"]} == {id(p) for p in expected}
-    assert len(spared["params"]) == 4
+    assert len(spared["params"]) == 5
     both = optimizer_groups(model, 0.1, decay_embeddings=True)
     assert id(model.embedding.weight) in {id(p) for group in both if group["weight_decay"] for p in group["params"]}
 
@@ -200,7 +210,7 @@ def test_uneven_cuts_are_refused():
 
 class Watched(torch.optim.SGD):
     def step(self, closure=None):
-        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"] if p.requires_grad]
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"] if p.grad is not None]
         return super().step(closure)
 
 
@@ -214,7 +224,7 @@ def test_gradient_is_of_the_weighted_mean_of_the_whole_batch(tmp_path, accumulat
     oracle = Toy(dropout=0, dtype=torch.float64)
     total, count = losses(oracle, batch_plan(len(TEXTS), settings)(0))
     (total / count).backward()
-    parameters = [p for p in oracle.parameters() if p.requires_grad]
+    parameters = [p for p in oracle.parameters() if p.grad is not None]
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in parameters))
     assert norm > 0.01
     for seen, parameter in zip(optimizer.seen, parameters, strict=True):
@@ -281,7 +291,7 @@ def test_on_disk_are_safetensors_and_json_alone(straight):
     names = ["model.safetensors", "optimizer.safetensors", "state.json"]
     assert found == [".lock"] * (".lock" in found) + [f"checkpoint-00000007/{n}" for n in names] + ["metrics.jsonl"]
     stored = files.load_tensors(straight[0] / "checkpoint-00000007/model.safetensors")
-    trainable = {"embedding.weight", "hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "seen"}
+    trainable = {"rare", "embedding.weight", "hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "seen"}
     assert stored.keys() == trainable  # the tied head once; neither the frozen layer nor the scratch buffer
     assert stored["seen"].sum() > 0
 
@@ -342,9 +352,12 @@ def test_stopped_stays_stopped(tmp_path):
             for step in training:
                 training.backward(*losses(model, step.pieces[0]))
                 training.stopped = step.number == 3
+                taken.append(step.number)
         return model
 
+    taken = []
     assert same(run(False), run(True))
+    assert taken == [0, 1, 2, 3]
     assert len(lines(tmp_path)) == 4
 
 
@@ -358,6 +371,27 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tmp_path):
             training.backward(loss, count)
     assert model.hidden.weight.dtype == torch.float32
     assert lines(tmp_path)[-1]["loss"] < lines(tmp_path)[0]["loss"]
+
+
+def test_a_scaler_skips_what_overflows_and_resumes(tmp_path):
+    def run(name, kill=None):
+        model = Toy(dropout=0)
+        training = Training(tmp_path / name, model, replace(SMALL, checkpoint_every=1), len(TEXTS), resume=True)
+        training._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=2)  # CUDA's, elsewhere
+        with training:
+            for step in training:
+                if step.number == kill:
+                    raise Killed
+                training.backward(*losses(model, step.pieces[0]))
+        return model
+
+    with pytest.raises(Killed):
+        run("killed", 4)
+    assert same(run("killed"), run("straight"))
+    skipped = [line["gradient_norm"] is None for line in lines(tmp_path / "straight")]
+    assert skipped[0]
+    assert not all(skipped)
+    assert lines(tmp_path / "straight") == lines(tmp_path / "killed")
 
 
 def test_a_piece_without_anything_to_learn_is_no_harm(tmp_path):
@@ -454,7 +488,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_models_that_cannot_be_trained(tmp_path):
     with pytest.raises(ShammieError, match="no trainable weight"):
         Training(tmp_path, Toy().requires_grad_(False), SMALL)
-    with pytest.raises(ShammieError, match=r"embedding\.weight is torch\.bfloat16, .* load the model in float32"):
+    with pytest.raises(ShammieError, match=r"rare is torch\.bfloat16, .* load the model in float32"):
         Training(tmp_path, Toy(dtype=torch.bfloat16), SMALL)
     with pytest.raises(ShammieError, match="float16 trains on CUDA alone, not on cpu"):
         Training(tmp_path, Toy(), replace(SMALL, precision="float16"))

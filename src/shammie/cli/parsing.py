@@ -137,7 +137,7 @@ def _copy(item: dataclasses.Field[Any]) -> Any:
 def _sentence(box: str) -> str:
     """Make tyro's framed message (a title, then parts between rules) one sentence, with the flags it proposes."""
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
-    parts = re.split(r"\n\s*-{4,}(?:\n|$)", "\n".join(lines)) + [""]
+    parts = [*re.split(r"\n\s*-{4,}(?:\n|$)", "\n".join(lines)), ""]
     said = parts[1].split("\n\n")[0]
     if said.lstrip().startswith("Missing from"):
         names = re.findall(r"^ {6}(\S.*)$", said, re.MULTILINE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,13 +38,27 @@ class Replay:
         old = read_run(self.directory)
         if old.status != "finished":
             raise RunError(f"{self.directory} is not finished ({old.status}); finish it with --resume first")
-        with place(self.output_dir) as directory:
+        with place(self.output_dir) as directory, _threads(old.machine.get("threads")):
             execute(old.command, restore(old, directory), directory)
             new = read_run(directory)
             for line in _circumstances(vars(old), vars(new)):
                 say(line)
             same = _read(self.directory) == _read(directory)
         return _verdict(same, old.results, new.results, self.tolerance)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """As many threads as the recorded run had, where this machine has them: sums depend on it in their last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count and count <= (os.cpu_count() or 1):
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(directory: Path) -> bytes:

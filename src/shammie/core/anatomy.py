@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shammie.core.errors import SiteError, UnsupportedModelError
+from shammie.core.errors import DataError, SiteError, UnsupportedModelError
 from shammie.core.site import Site
 
 
@@ -197,6 +197,12 @@ class Anatomy:
         """Raise SiteError unless the layer exists."""
         if not 0 <= layer < len(self.layers):
             raise SiteError(f"layer {layer} does not exist; this model has layers 0 to {len(self.layers) - 1}")
+
+    def check_length(self, tokens: int) -> None:
+        """Raise DataError for more tokens than a learned position table holds (rotary families have no such end)."""
+        limit = int(self.config.max_position_embeddings)
+        if self.family.position_embedding is not None and tokens > limit:
+            raise DataError(f"{tokens} tokens are more than the {limit} positions that this {self.model_type} model learned")
 
     # -- weights -------------------------------------------------------------------------------------------------
 

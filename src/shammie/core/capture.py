@@ -60,6 +60,7 @@ def capture(
     """
     if not sites and not logits:
         raise SiteError("nothing to capture: name at least one site")
+    model.anatomy.check_length(int(batch.lengths.max()))
     frame = batch.frame
     chosen = None if positions is None else positions.mask(frame)
     if chosen is not None and not bool(chosen.any(-1).all()):

@@ -22,6 +22,7 @@ from shammie.core.model import LanguageModel
 from shammie.core.prefix import KeyValues, SharedPrefixes, read
 
 Prompt = str | Sequence[Message]
+_CROWDED = 0.75  # finished rows are dropped, which copies the cache, once no more than this share is still going
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class CacheStepper:
         self._past: KeyValues | None = None
 
     def start(self, sequences: Sequence[Sequence[int]], row: Sequence[int]) -> Float[Tensor, "B V"]:
+        """Read the prompts, what they share once."""
         prefixes = SharedPrefixes(self.model, sequences, row)
         states, mask, past = prefixes.read(range(len(sequences)))
         self._past = past.aligned()
@@ -68,11 +70,13 @@ class CacheStepper:
         return self._logits(states[torch.arange(len(states), device=states.device), last])
 
     def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """Read one token a row."""
         assert self._past is not None, "start comes first"
         states = read(self.model, self._past, tokens[:, None], None, self._row, self._prompt_length)
         return self._logits(states[:, -1])
 
     def keep(self, rows: Int[Tensor, " N"]) -> None:
+        """Drop the other rows from the cache."""
         assert self._past is not None, "start comes first"
         self._past = self._past.select(rows).aligned()
         self._row, self._prompt_length = self._row[rows], self._prompt_length[rows]
@@ -83,8 +87,7 @@ class CacheStepper:
 
 
 def plan_generation(prompts: int, settings: GenerationSettings, rows: int) -> list[list[tuple[int, int]]]:
-    """Batches of (prompt, sample) in order, `rows` each: a function of the settings alone, so that a resumed run
-    makes the same ones."""
+    """Batches of (prompt, sample) in order, `rows` each; a function of the settings alone, so that resuming repeats it."""
     jobs = [(prompt, sample) for prompt in range(prompts) for sample in range(settings.samples)]
     return [jobs[i : i + rows] for i in range(0, len(jobs), rows)]
 
@@ -116,11 +119,12 @@ def complete(
         draws = [writers[i].draws[step] for i in active] if settings.temperature else None
         tokens, log_probs = pick(logits, settings, draws)
         for i, token, log_prob in zip(active, tokens.tolist(), log_probs.tolist(), strict=True):
-            writers[i].write(token, log_prob)
+            if not writers[i].finish:
+                writers[i].write(token, log_prob)
         going = [slot for slot, i in enumerate(active) if not writers[i].finish]
         if not going or step == settings.max_new_tokens - 1:
             break
-        if len(going) < len(active):
+        if len(going) <= _CROWDED * len(active):
             rows = torch.tensor(going, device=tokens.device)
             stepper.keep(rows)
             active, tokens = [active[slot] for slot in going], tokens[rows]

@@ -138,6 +138,7 @@ def read(
     past.mask = torch.cat([past.mask, new], -1)
     past.ragged = ragged
     position = (start + new.cumsum(-1) - 1).clamp(min=0)
+    model.anatomy.check_length(int(position.max()) + 1)
     with rows_of(row, prompt_length), torch.no_grad():
         states: Tensor = model.anatomy.body(
             input_ids=ids,

@@ -1,0 +1,30 @@
+"""One thread a process, no network but loopback, and no surprises from the environment."""
+
+import os
+
+# Before torch is imported, and inherited by the subprocesses that tests start: two workers share two cores.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
+
+import socket
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("shammie", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shammie")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_loopback():
+    """Any connection that leaves the machine fails the test that makes it."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1") and self.family in (socket.AF_INET, socket.AF_INET6):
+            raise AssertionError(f"a test tried to reach {host}")
+        return connect(self, address)
+
+    socket.socket.connect = guarded
+    yield
+    socket.socket.connect = connect
