@@ -84,8 +84,8 @@ def scored_pairs(model: LanguageModel, sizes: Sizes) -> list[tuple[list[int], li
     shared, pairs = text_ids(model, sizes.prefix, seed=99), []
     for index in range(sizes.prompts):
         draw = random.Random(1000 + index)
-        question = f" Question {index}: where was it? {sentence(draw)} Answer:"
-        answer = " " + draw.choice(WHERE.split("|")) + " " + draw.choice(WHEN.split("|"))
+        who, did, where = (draw.choice(words.split("|")) for words in (WHO, DID, WHERE))
+        question, answer = f" {who} {did} {where}. Where was that? At", f" {where}"
         pairs.append((shared + encode(model, question), encode(model, answer)))
     return pairs
 

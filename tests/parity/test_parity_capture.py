@@ -6,11 +6,11 @@ from functools import cache, partial
 
 import pytest
 import torch
+from parity_tools import close, hooks, prompts, ragged, sites
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pico
-from parity_tools import close, hooks, prompts, ragged, sites
 from shammie.core.batch import pad
 from shammie.core.capture import Captured, capture
 from shammie.core.errors import SiteError

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from parity_tools import digest, hooks
 from torch import nn
 
 import pico
-from parity_tools import digest, hooks
 from shammie.core.doctor import check
 from shammie.core.model import LanguageModel
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parity_tools import close, digest, hooks, prompts, ragged, sites
 from torch import Tensor
 
 import pico
-from parity_tools import close, digest, hooks, prompts, ragged, sites
 from shammie.core.batch import pad
 from shammie.core.capture import capture
 from shammie.core.edit import Edit, add, clamp, edited, project_out, replace, scale

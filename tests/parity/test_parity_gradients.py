@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 import torch
+from parity_tools import ragged
 from torch import Tensor
 
 import pico
-from parity_tools import ragged
 from shammie.core.capture import capture
 from shammie.core.edit import add, edited, project_out, replace
 from shammie.core.model import LanguageModel

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from shammie.cli.console import facts, say
-from shammie.cli.fields import Dtype, ModelName
+from shammie.core.fields import Dtype, ModelName
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shammie.cli.fields import Dtype, ModelName
+from shammie.core.fields import Dtype, ModelName
+from shammie.core.task import Task
 
 if TYPE_CHECKING:
-    from shammie.cli.running import Work
     from shammie.core.harvest import Harvest
     from shammie.core.run import Run
 
@@ -48,10 +48,9 @@ class Capture:
     dry_run: bool = False
     """Say how many tokens, bytes and minutes it would take, and stop."""
 
-    def prepare(self) -> Work:
+    def prepare(self) -> Task:
         """Load the model and the texts."""
         from shammie.cli.models import open_model
-        from shammie.cli.running import Task
         from shammie.core.data import TextRecord, load_records
         from shammie.core.errors import ShammieError
         from shammie.core.harvest import Harvest

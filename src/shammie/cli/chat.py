@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shammie.cli.console import complain, say, side_by_side
-from shammie.cli.fields import Dtype, ModelName
+from shammie.core.fields import Dtype, ModelName
 
 if TYPE_CHECKING:
     from shammie.core.decoding import GenerationSettings

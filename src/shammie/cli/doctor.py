@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shammie.cli.console import facts, say, size, table
-from shammie.cli.fields import Dtype, ModelName
+from shammie.core.fields import Dtype, ModelName
 
 if TYPE_CHECKING:
     from shammie.core.model import LanguageModel

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import OmitArgPrefixes
 
-from shammie.cli.fields import Dtype, ModelName
 from shammie.core.decoding import GenerationSettings
+from shammie.core.fields import Dtype, ModelName
+from shammie.core.task import Task
 
 if TYPE_CHECKING:
-    from shammie.cli.running import Work
     from shammie.core.generate import Completion
     from shammie.core.model import LanguageModel
     from shammie.core.run import Run
@@ -50,10 +50,9 @@ class Generate:
     settings: OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
     """How to continue."""
 
-    def prepare(self) -> Work:
+    def prepare(self) -> Task:
         """Load the model and the prompts."""
         from shammie.cli.models import open_model
-        from shammie.cli.running import Task
         from shammie.core.data import PromptRecord, load_records
         from shammie.core.errors import ShammieError
         from shammie.core.generate import encode_prompts, plan_generation

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from shammie.core.task import Task
+
 if TYPE_CHECKING:
-    from shammie.cli.running import Work
     from shammie.core.power import PowerTest
     from shammie.core.run import Run
 
@@ -32,10 +33,9 @@ class Power:
     dry_run: bool = False
     """Say how many draws and minutes it would take, and stop."""
 
-    def prepare(self) -> Work:
+    def prepare(self) -> Task:
         """Find the room's planted test."""
         from shammie.cli.commands import planted
-        from shammie.cli.running import Task
 
         test: PowerTest = planted(self.room)
         return Task(test.describe(), lambda: _estimate(test, self.seed), lambda run: _execute(test, self.seed, run))

@@ -6,11 +6,10 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from shammie.cli.commands import COMMANDS, config_class
 from shammie.cli.console import facts, say, table
@@ -18,33 +17,11 @@ from shammie.core import files
 from shammie.core.errors import RunError
 from shammie.core.plain import from_plain, to_plain
 from shammie.core.run import RECORD, Run, RunRecord, read_run
+from shammie.core.task import Task
 
 PLACE = ("output_dir", "resume", "dry_run")  # where and how a run is made: no part of what defines its results
 _SHOWN = 12
 _TORN = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
-
-
-class Work(Protocol):
-    """What `prepare` of a config returns: everything is loaded and checked, nothing is written."""
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """Hashes of the model and of the data, and whatever else the results depend on."""
-
-    def estimate(self) -> Mapping[str, Any]:
-        """What --dry-run shows: counts, time, memory, disk."""
-
-    def execute(self, run: Run) -> int:
-        """Do what is pending, record it, and return the exit code."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A Work made of functions."""
-
-    inputs: Mapping[str, Any]
-    estimate: Callable[[], Mapping[str, Any]]
-    execute: Callable[[Run], int]
 
 
 def carry_out(name: str, config: Any) -> int:
@@ -66,10 +43,10 @@ def carry_out(name: str, config: Any) -> int:
 
 def execute(name: str, config: Any, directory: Path) -> int:
     """Write the run and its page, and print nothing."""
-    work: Work = dataclasses.replace(config, output_dir=directory).prepare()
-    with Run.open(name, recorded(config), directory, inputs=work.inputs, resume=config.resume) as run:
+    task: Task = dataclasses.replace(config, output_dir=directory).prepare()
+    with Run.open(name, recorded(config), directory, inputs=task.inputs, resume=config.resume) as run:
         _sweep(directory)
-        code = work.execute(run)
+        code = task.execute(run)
     write_page(directory)
     return code
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from shammie.core.errors import DataError, ShammieError
@@ -56,7 +57,10 @@ def encode(
     else:
         if not model.tokenizer.chat_template:
             raise ShammieError(f"{model.name} has no chat template; pass the prompt as plain text")
-        rendered = model.tokenizer.apply_chat_template(list(text), tokenize=False, add_generation_prompt=True)
+        try:
+            rendered = model.tokenizer.apply_chat_template(list(text), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ShammieError(f"the chat template of {model.name} refuses this conversation: {error}") from None
         ids = model.tokenizer(rendered + prefill, add_special_tokens=False)["input_ids"]
     if not ids:
         raise DataError(f"the text {text!r} has no tokens")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from shammie.cli.fields import Dtype
-from shammie.cli.running import Task, carry_out
+from shammie.cli.running import carry_out
 from shammie.core.errors import ShammieError
+from shammie.core.fields import Dtype
+from shammie.core.task import Task
 
 if TYPE_CHECKING:
     from shammie.core.run import Run, RunRecord
