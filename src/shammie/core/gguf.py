@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
+import io
 import logging
-import math
-import mmap
 import shutil
-import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+import numpy as np
 
 from shammie.core import files
 from shammie.core.errors import (
@@ -35,8 +32,6 @@ FORMAT = 1  # raise it when the conversion changes, so that older directories ar
 SOURCE = "source.json"
 
 _log = logging.getLogger(__name__)
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 # Vocabularies whose merges were learned with every digit alone; transformers knows no split for these names and falls
 # back to GPT-2's, which cuts the blanks before a number elsewhere.
 _DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
@@ -44,137 +39,62 @@ _DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of a GGUF file says: scalar metadata, tensor shapes (torch order) and stored bytes."""
+    """What the head of a GGUF file says: its scalar metadata and the number of weights of each tensor."""
 
     architecture: str
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
 
     @property
     def tied(self) -> bool:
         """Whether the file has no output matrix of its own, so that the embedding serves as one."""
-        return "output.weight" not in self.tensors
+        return "output.weight" not in self.sizes
 
     @property
     def parameters(self) -> int:
         """The number of stored weights."""
-        return sum(math.prod(shape) for shape in self.tensors.values())
-
-
-class _Cursor:
-    """Little-endian reads that raise IndexError past the end of the file."""
-
-    def __init__(self, blob: mmap.mmap) -> None:
-        self.blob, self.at = blob, 0
-
-    def take(self, count: int) -> bytes:
-        if count > len(self.blob) - self.at:
-            raise IndexError("the file ends inside its header")
-        self.at += count
-        return self.blob[self.at - count : self.at]
-
-    def unpack(self, form: str) -> Any:
-        values = struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
-        return values[0] if len(values) == 1 else values
-
-    def string(self) -> str:
-        return self.take(self.unpack("Q")).decode()
-
-    def value(self, kind: int) -> Any:
-        """One metadata value; an array is skipped and gives its length."""
-        if kind == _STRING:
-            return self.string()
-        if kind != _ARRAY:
-            return self.unpack(self.scalar(kind))
-        inner, count = self.unpack("IQ")
-        if inner == _STRING:
-            for _ in range(count):
-                self.take(self.unpack("Q"))
-        else:
-            self.take(struct.calcsize(f"<{self.scalar(inner)}") * count)
-        return count
-
-    def scalar(self, kind: int) -> str:
-        if kind not in _SCALARS:
-            raise ValueError(f"its metadata hold a value of the unknown type {kind}")
-        return _SCALARS[kind]
+        return sum(self.sizes.values())
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the head of a GGUF file without touching its weights.
+    """Read the head of a GGUF file, and check that the weights it promises are there, without touching them.
 
-    Raises MissingFileError, DataError (empty, corrupt or truncated) and UnsupportedModelError (unknown storage type,
-    one part of a split file). Source: the GGUF specification, versions 2 and 3.
+    Raises DataError (empty, corrupt or truncated, not a model) and BackendError if gguf is not installed.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not a file, so there is no GGUF to convert; check the path.")
-    size = path.stat().st_size
-    if size < 24:
-        raise DataError(f"{path} is {size} bytes long, too short for a GGUF file; download or copy it again.")
     need_packages()
+    from gguf import GGUFReader, GGUFValueType
+
+    class Reader(GGUFReader):  # type: ignore[misc]
+        """Stops at the file's end, past which its parent would follow a damaged length for hours."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            missing = offset + int(count) * np.dtype(dtype).itemsize - len(self.data)
+            if missing > 0:
+                raise EOFError(f"truncated, {missing} bytes are missing")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as blob:
-            return _parse(path, _Cursor(blob), size)
-    except (LookupError, ValueError, TypeError, struct.error, OverflowError) as error:
-        if isinstance(error, ShammieError):
-            raise
-        raise DataError(f"{path} is not a readable GGUF file ({error}); download or copy it again.") from error
-
-
-def _parse(path: Path, cursor: _Cursor, size: int) -> Header:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    if cursor.take(4) != b"GGUF":
-        raise DataError(f"{path} does not start with the letters GGUF, so it is not a GGUF file; check the path.")
-    version, tensor_count, value_count = cursor.unpack("IQQ")
-    if version not in (2, 3):
-        raise DataError(f"{path} is GGUF version {version}, and only 2 and 3 are read; convert it with llama.cpp anew.")
-    metadata = {}
-    for _ in range(value_count):
-        name = cursor.string()
-        metadata[name] = cursor.value(cursor.unpack("I"))
-    tensors: dict[str, tuple[int, ...]] = {}
-    ends = [0]
-    for _ in range(tensor_count):
-        name = cursor.string()
-        rank = cursor.unpack("I")
-        shape = tuple(cursor.unpack("Q") for _ in range(min(rank, 9)))
-        kind, offset = cursor.unpack("IQ")
-        if rank > 8 or name in tensors:
-            raise DataError(f"{path} describes the tensor {name!r} wrongly; download or copy the file again.")
-        if kind not in set(GGMLQuantizationType):
-            raise UnsupportedModelError(
-                f"{path} stores {name!r} as GGML type {kind}, which the installed gguf package does not know; "
-                "upgrade gguf or take another quantization of the model."
-            )
-        block, stored = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        ends.append(offset + math.prod(shape) // block * stored)
-        tensors[name] = shape[::-1]
-    alignment = int(metadata.get("general.alignment", 32))
-    if alignment < 1:
-        raise DataError(f"{path} has general.alignment {alignment}; download or copy the file again.")
-    missing = -(-cursor.at // alignment) * alignment + max(ends) - size
-    if missing > 0:
-        raise DataError(f"{path} is truncated: {missing} bytes of its weights are missing; download or copy it again.")
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not tensors:
+        reader = Reader(path)
+        metadata = {
+            name: field.contents() for name, field in reader.fields.items() if GGUFValueType.ARRAY not in field.types
+        }
+    except Exception as error:  # whatever the reader stumbles over, the file is to blame
+        raise DataError(
+            f"{path} is not a readable GGUF file ({' '.join(str(error).split())}); download or copy it again, or "
+            "upgrade the gguf package."
+        ) from error
+    if "general.architecture" not in metadata or not reader.tensors:
         raise DataError(f"{path} names no architecture or holds no weights, so it is not a model; check the path.")
-    if metadata.get("split.count", 0) > 1:
-        raise UnsupportedModelError(
-            f"{path} is one of {metadata['split.count']} parts; join them with llama-gguf-split --merge first."
-        )
-    layers = metadata.get(f"{architecture}.block_count", 0)
-    if not isinstance(layers, int) or layers > len(tensors):
-        raise DataError(f"{path} claims {layers} layers in {len(tensors)} tensors; download or copy it again.")
-    return Header(architecture, metadata, tensors)
+    sizes = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+    return Header(str(metadata["general.architecture"]), metadata, sizes)
 
 
 def convert_gguf(path: Path, *, cache: Path | None = None) -> Path:
     """Convert a GGUF file once and return the Hugging Face directory made of it, float32 safetensors inside.
 
-    The directory is `cache/models/gguf/HASH`, HASH from the file's bytes; a file already seen at this path with this
-    size and time of change is found without reading it. `cache` is the cache's root, `files.cache_directory()` if None.
-    Processes that convert the same bytes wait for each other; a broken conversion leaves nothing that counts as made.
+    The directory is `cache/models/gguf/HASH`, HASH from the file's bytes; `cache` is the cache's root,
+    `files.cache_directory()` if None. Processes that convert the same bytes wait for each other; a broken conversion
+    leaves nothing that counts as made.
 
     Raises MissingFileError, DataError, UnsupportedModelError, NonFiniteError, and BackendError if gguf or accelerate
     is not installed.
@@ -182,22 +102,13 @@ def convert_gguf(path: Path, *, cache: Path | None = None) -> Path:
     path = path.expanduser()
     if not path.is_file():
         raise MissingFileError(f"{path} is not a file, so there is no GGUF to convert; check the path.")
-    room = (cache or files.cache_directory()) / "models" / "gguf"
-    stamp = _stamp(path)
-    pointer = room / f"{hashlib.sha256(repr(stamp).encode()).hexdigest()[:20]}.json"
-    with contextlib.suppress(ShammieError, OSError, ValueError, KeyError, TypeError):
-        found = room / str(files.read_json(pointer)["sha256"])[:20]
-        if read_source(found) is not None:
-            return found
-    header = read_header(path)
     digest = files.sha256_file(path)
-    target = room / digest[:20]
+    target = (cache or files.cache_directory()) / "models" / "gguf" / digest[:20]
     with making(target) as directory:
         if directory is not None:
-            convert_into(path, directory, header=header, digest=digest)
-            if _stamp(path) != stamp:
+            convert_into(path, directory)
+            if files.sha256_file(path) != digest:
                 raise DataError(f"{path} changed while it was converted; run the command again once it is whole.")
-    files.write_json(pointer, {"sha256": digest})
     return target
 
 
@@ -207,6 +118,9 @@ def making(target: Path) -> Iterator[Path | None]:
 
     Waits for another process at work on it, and clears away what a killed one left.
     """
+    if read_source(target) is not None:
+        yield None
+        return
     with files.lock(target.with_name(f"{target.name}.lock"), blocking=True):
         if read_source(target) is not None:
             yield None
@@ -217,70 +131,46 @@ def making(target: Path) -> Iterator[Path | None]:
             yield directory
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
-
-
 def read_source(directory: Path) -> dict[str, Any] | None:
     """What `source.json` says of a converted directory, or None unless every file is there at its recorded size."""
     try:
-        source = files.read_json(directory / SOURCE)
-        whole = source["format"] == FORMAT and all(
-            (directory / name).stat().st_size == size for name, size in source["files"].items()
-        )
-    except (ShammieError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        source: dict[str, Any] = files.read_json(directory / SOURCE)
+        sizes = {name: (directory / name).stat().st_size for name in source["files"]}
+    except (ShammieError, OSError):
         return None
-    return source if whole else None
+    return source if source["format"] == FORMAT and source["files"] == sizes else None
 
 
-def convert_into(
-    path: Path,
-    directory: Path,
-    *,
-    header: Header | None = None,
-    digest: str | None = None,
-    label: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the model in GGUF file `path` into the existing `directory`; `source.json` comes last.
+def convert_into(path: Path, directory: Path, *, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the model in GGUF file `path` into the existing `directory`; `source.json`, with `extra`, comes last.
 
-    `digest` is the file's sha256 where the caller knows it, `label` the name shown, `extra` more fields of source.json.
     Raises as `convert_gguf` does.
     """
-    header = header or read_header(path)
+    header = read_header(path)
     need = 4 * header.parameters
     if (free := shutil.disk_usage(directory).free) < need:
         raise ShammieError(
             f"{path.name} needs {need / 1e6:.0f} MB under {directory.parent} and {free / 1e6:.0f} MB are free; "
             "free some space or set another cache directory."
         )
-    title = f"One-time conversion of {label or path.name} ({path.stat().st_size / 1e6:.0f} MB)"
-    _log.info("%s is under way", title)
-    with tqdm(desc=title, total=4, disable=None, leave=False, bar_format="{desc}: step {n}/{total}, {elapsed}") as bar:
-        with _quiet():
-            model = _load_model(path, header)
-            bar.update()
-            tokenizer = _load_tokenizer(path, header)
-            bar.update()
-            _check_finite(model, path)
-            bar.update()
-            model.save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
-        for item in directory.iterdir():  # safetensors makes its files unreadable for others
-            item.chmod((directory / "config.json").stat().st_mode)
-        source = {
-            "format": FORMAT,
-            "gguf": label or path.name,
-            "sha256": digest or files.sha256_file(path),
-            "bytes": path.stat().st_size,
-            "architecture": header.architecture,
-            "tied": bool(model.config.tie_word_embeddings),
-            **(extra or {}),
-            "files": {item.name: item.stat().st_size for item in sorted(directory.iterdir())},
-        }
-        files.write_json(directory / SOURCE, source)
-        bar.update()
+    _log.info("One-time conversion of %s (%.0f MB) is under way", path.name, path.stat().st_size / 1e6)
+    with _quiet():
+        model = _load_model(path, header)
+        tokenizer = _load_tokenizer(path, header)
+        _check_finite(model, path)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    source = {
+        "format": FORMAT,
+        "gguf": path.name,
+        "sha256": files.sha256_file(path),
+        "bytes": path.stat().st_size,
+        "architecture": header.architecture,
+        "tied": bool(model.config.tie_word_embeddings),
+        **(extra or {}),
+        "files": {item.name: item.stat().st_size for item in sorted(directory.iterdir())},
+    }
+    files.write_json(directory / SOURCE, source)
 
 
 def need_packages() -> None:
@@ -295,24 +185,16 @@ def need_packages() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and load reports; its GGUF reader's bar has no switch of its own."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    """Silence transformers' load reports and progress bars; its GGUF reader's bar has no switch of its own."""
     from transformers.utils import logging as hf_logging
 
-    def silent(*args: Any, **kwargs: Any) -> Any:
-        return tqdm(*args, **{**kwargs, "disable": True})
-
-    bars, level, shown = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity(), reader.tqdm
-    hf_logging.disable_progress_bar()
+    level = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
-    reader.tqdm = silent
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        reader.tqdm = shown
         hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -322,8 +204,8 @@ def _alone(path: Path, header: Header, what: str) -> Iterator[str]:
         (Path(folder) / "model.gguf").symlink_to(path.resolve())
         try:
             yield folder
-        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            if getattr(error, "errno", None) is not None:  # the machine's trouble; transformers' own has no number
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:  # the machine's trouble; transformers' own has no number
                 raise
             reason = " ".join(str(error).replace(folder, "").split())[:160].rstrip(". ") or type(error).__name__
             if "not supported" in reason or "Unrecognized configuration" in reason:
@@ -338,6 +220,7 @@ def _alone(path: Path, header: Header, what: str) -> Iterator[str]:
 
 
 def _load_model(path: Path, header: Header) -> PreTrainedModel:
+    """The model in float32; refuses a file that lacks weights, or with content that transformers leaves out."""
     import torch
     import transformers
 
@@ -354,47 +237,30 @@ def _load_model(path: Path, header: Header) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # reported below
             **options,
         )
-    _check_whole(path, header, model, {str(name) for name in info["missing_keys"]}, info["mismatched_keys"])
-    if not header.tied and not model.config.tie_word_embeddings:
-        _log.info("%s has an output matrix of its own, so embedding and output stay untied", path)
+    for name, found, wanted in info["mismatched_keys"]:
+        raise DataError(
+            f"{path} holds {name} in shape {list(found)} where its metadata ask for {list(wanted)}; "
+            "download or copy it again."
+        )
+    if absent := info["missing_keys"]:
+        raise DataError(
+            f"{path} has no weights for {min(absent)} ({len(absent)} tensors are missing in all); download or copy it "
+            "again, join its parts if it has several, or use the model's safetensors original."
+        )
+    spare = header.sizes["output.weight"] if model.config.tie_word_embeddings and not header.tied else 0
+    left = header.parameters - spare - sum(parameter.numel() for parameter in model.parameters())
+    stretch = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
+    if left or (stretch != "none" and header.architecture != "gpt-oss"):  # transformers reads it for that one alone
+        what = f"{left} of its stored weights" if left else f"its {stretch} stretch of rotary positions"
+        raise UnsupportedModelError(
+            f"{path} cannot be converted faithfully, since transformers leaves out {what} when it reads GGUF files of "
+            f"the architecture {header.architecture!r}; use the model's safetensors original."
+        )
     # The weights are plain float32 by now; the model still claims to be quantized and would refuse to be saved.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model
-
-
-def _check_whole(
-    path: Path, header: Header, model: PreTrainedModel, absent: set[str], mismatched: Iterable[Sequence[Any]]
-) -> None:
-    """Refuse a model with weights that the file lacks, and a file with content that the model leaves out."""
-    for name, *shapes in mismatched:
-        raise DataError(
-            f"{path} holds {name} in shape {list(shapes[0])} where its metadata ask for {list(shapes[1])}; "
-            "download or copy it again."
-        )
-    if absent:
-        raise DataError(
-            f"{path} has no weights for {min(absent)} ({len(absent)} tensors are missing in all); download or copy it "
-            "again, or use the model's safetensors original."
-        )
-    stored = header.parameters
-    if model.config.tie_word_embeddings and not header.tied:
-        stored -= math.prod(header.tensors["output.weight"])
-    scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
-    left = stored - sum(parameter.numel() for parameter in model.parameters())
-    if left or (scaling != "none" and _rope_types(model.config) == {"default"}):
-        what = f"{left} of its stored weights" if left else f"its {scaling} stretch of rotary positions"
-        raise UnsupportedModelError(
-            f"{path} cannot be converted faithfully, since transformers leaves out {what} when it reads GGUF files of "
-            f"the architecture {header.architecture!r}; use the model's safetensors original."
-        )
-
-
-def _rope_types(config: Any) -> set[str]:
-    rope = getattr(config, "rope_parameters", None) or {}
-    rows = rope.values() if all(isinstance(row, dict) for row in rope.values()) else [rope]
-    return {str(row.get("rope_type", "default")) for row in rows} or {"default"}
 
 
 def _load_tokenizer(path: Path, header: Header) -> PreTrainedTokenizerBase:
