@@ -304,7 +304,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[ShammieError], str]] = {
     "cut in the header": (lambda p: write_cut(p, lambda _: 700), DataError, "not a readable GGUF"),
     "cut in the weights": (lambda p: write_cut(p, lambda n: n // 2), DataError, "truncated"),
     "one value short": (lambda p: write_cut(p, lambda n: n - 64), DataError, "truncated"),
-    "unknown storage": (write_unknown_type, DataError, "250 is not a valid GGMLQuantizationType"),
+    "unknown storage": (write_unknown_type, DataError, "is not a valid GGMLQuantizationType"),
     "architecture": (lambda p: write_gguf(p, architecture="rwkv7"), UnsupportedModelError, "'rwkv7'"),
     "no language model": (lambda p: write_gguf(p, architecture="t5encoder"), UnsupportedModelError, "t5encoder"),
     "one of several parts": (

@@ -71,12 +71,17 @@ def capture(
     states: dict[Site, Tensor] = {}
     waiting = set(sites)
 
-    def keep(site: Site, state: Tensor) -> None:
-        state = state.view(*batch.ids.shape, -1)
-        states[site] = _derived(model.anatomy, site, state if chosen is None else state[chosen])
+    def keep(site: Site, state: Tensor) -> Tensor:
+        shaped = state if state.shape[:-1] == batch.ids.shape else state.view(*batch.ids.shape, -1)  # OPT flattens
+        kept = shaped if chosen is None else shaped[chosen]
+        states[site] = _derived(model.anatomy, site, kept)
         waiting.discard(site)
         if not waiting and not logits:
             raise _Deepest
+        if not gradients or kept is state:
+            return state
+        # The model goes on from what is handed out here, or no gradient would reach that.
+        return (shaped if chosen is None else shaped.index_put((chosen,), kept)).view(state.shape)
 
     hidden = None
     with ExitStack() as stack:
@@ -97,11 +102,13 @@ def capture(
 
 
 def _install(site: Site, point: HookPoint, keep: Any) -> Any:
-    def at_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(site, args[0] if args else kwargs["hidden_states"])
+    def at_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (keep(site, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": keep(site, kwargs["hidden_states"])}
 
-    def at_output(_module: Any, _args: Any, output: Any) -> None:
-        keep(site, output[0] if isinstance(output, tuple) else output)
+    def at_output(_module: Any, _args: Any, output: Any) -> Any:
+        return (keep(site, output[0]), *output[1:]) if isinstance(output, tuple) else keep(site, output)
 
     if point.at_input:
         return point.module.register_forward_pre_hook(at_input, with_kwargs=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Completion:
     log_probability: float | None = None  # of all tokens, at temperature 1; None from backends that do not say
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """What the sampling loop drives: a model with a memory. Rooms whose models carry states of their own write one."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from shammie.core.errors import DataError, NonFiniteError, ShammieError
 
 Vector = NDArray[np.float64]
-Statistic = Callable[..., Any]
-WeightedStatistic = Callable[[NDArray[np.int64]], Vector]
 CHUNK_CELLS = 2_000_000  # cells of one block of resampling weights: 16 MB
 NORMAL = NormalDist()
 
@@ -93,11 +90,6 @@ def critical(level: float) -> float:
     return -NORMAL.inv_cdf((1 - level) / 2)
 
 
-def log_choose(total: int, chosen: int) -> float:
-    """Logarithm of the number of ways to choose some of a total."""
-    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
-
-
 def codes(clusters: ArrayLike | None, count: int) -> tuple[NDArray[np.int64], int]:
     """Number the clusters 0..C-1; every row is its own when none are given. Returns codes [N] and C."""
     if clusters is None:
@@ -163,7 +155,7 @@ def percentile_estimate(value: float, replicates: Vector, units: int, level: flo
 
 
 def weighted_bootstrap(
-    statistic: WeightedStatistic,
+    statistic: Callable[[NDArray[np.int64]], Vector],
     count: int,
     clusters: ArrayLike | None,
     seed: int,
@@ -179,16 +171,8 @@ def weighted_bootstrap(
     return percentile_estimate(value, np.concatenate(replicates), units, level, method)
 
 
-def takes_axis(statistic: Statistic) -> bool:
-    """Whether a statistic has an `axis` parameter; built-ins that hide their signature do not count."""
-    try:
-        return "axis" in inspect.signature(statistic).parameters
-    except ValueError:
-        return False
-
-
 def bootstrap(
-    statistic: Statistic,
+    statistic: Callable[..., Any],
     *arrays: ArrayLike,
     clusters: ArrayLike | None = None,
     seed: int,
@@ -197,10 +181,9 @@ def bootstrap(
 ) -> Estimate:
     """Bootstrap any statistic of columns that share their rows: `statistic(*columns) -> float`.
 
-    A statistic with an `axis` parameter is called once a block with columns [draws, N] and `axis=-1`, as in
-    `scipy.stats.bootstrap`; others once a draw. A resample on which it raises DataError is left out. The interval is
-    the expanded percentile one: it keeps a statistic's range and its invariance under monotone maps, needs no
-    jackknife (BCa does, and fails on the ties of discrete scores), and holds its level for few units.
+    A resample on which it raises DataError is left out. The interval is the expanded percentile one: it keeps a
+    statistic's range and its invariance under monotone maps, needs no jackknife (BCa does, and fails on the ties of
+    discrete scores), and holds its level for few units.
 
     Errors: DataError for empty or unequal columns, NonFiniteError for NaN or infinity.
     """
@@ -209,23 +192,18 @@ def bootstrap(
     columns = [vector(array, f"column {index}") for index, array in enumerate(arrays)]
     same_length(**{f"column {index}": column for index, column in enumerate(columns)})
     rows = np.arange(len(columns[0]))
-    at_once = takes_axis(statistic)
 
-    def replicate(index: NDArray[np.int64]) -> float:
+    def replicate(times: NDArray[np.int64]) -> float:
+        index = np.repeat(rows, times)
         try:
             return float(statistic(*(column[index] for column in columns)))
         except DataError:
             return math.nan
 
-    def replicates(weights: NDArray[np.int64]) -> Vector:
-        totals = weights.sum(1)
-        if at_once and (totals == totals[0]).all():
-            index = np.repeat(np.tile(rows, len(weights)), weights.ravel()).reshape(len(weights), -1)
-            return np.asarray(statistic(*(column[index] for column in columns), axis=-1), dtype=np.float64)
-        return np.array([replicate(np.repeat(rows, row)) for row in weights])
-
     statistic(*columns)  # an error on the data themselves is the caller's to see
-    return weighted_bootstrap(replicates, len(rows), clusters, seed, draws, level)
+    return weighted_bootstrap(
+        lambda weights: np.array([replicate(row) for row in weights]), len(rows), clusters, seed, draws, level
+    )
 
 
 def mean_interval(
@@ -251,8 +229,4 @@ def median_ratio(a_times: ArrayLike, b_times: ArrayLike, seed: int, draws: int =
     a, b = vector(a_times, "a_times"), vector(b_times, "b_times")
     if min(a.min(), b.min()) <= 0:
         raise DataError("times must be positive to have a ratio, but one is zero or negative")
-
-    def ratio(first: Vector, second: Vector, axis: int = -1) -> Vector:
-        return np.median(first, axis=axis) / np.median(second, axis=axis)
-
-    return bootstrap(ratio, a, b, seed=seed, draws=draws, level=level)
+    return bootstrap(lambda x, y: np.median(x) / np.median(y), a, b, seed=seed, draws=draws, level=level)

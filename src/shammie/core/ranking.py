@@ -15,10 +15,8 @@ from shammie.core.intervals import (
     Vector,
     codes,
     critical,
-    log_choose,
     same_length,
     vector,
-    weighted_bootstrap,
 )
 
 Mask = NDArray[np.bool_]
@@ -50,17 +48,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     count = int(positive.sum())
     wins = ranks(values)[positive].sum() - count * (count + 1) / 2
     return float(wins / (count * (len(values) - count)))
-
-
-def _weighted_auroc(values: Vector, positive: Mask, weights: NDArray[np.int64]) -> Vector:
-    """AUROC under row weights [draws, N] -> [draws]; NaN where a class has no weight."""
-    order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf) > 0)
-    up = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
-    down = np.add.reduceat((weights * ~positive)[:, order], starts, axis=1)
-    wins = (up * (np.cumsum(down, axis=1) - down / 2)).sum(1)
-    pairs = (up.sum(1) * down.sum(1)).astype(np.float64)
-    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def _placements(values: Vector, positive: Mask) -> Vector:
@@ -120,28 +107,19 @@ def auroc_interval(
     scores: ArrayLike,
     labels: ArrayLike,
     clusters: ArrayLike | None = None,
-    seed: int = 0,
     level: float = 0.95,
-    method: str = "delong",
-    draws: int = 2000,
 ) -> Estimate:
-    """AUROC with its interval: "delong" (Obuchowski's form with clusters) or "bootstrap" over rows or clusters.
+    """AUROC with DeLong's interval (Obuchowski's form with clusters); `bootstrap(auroc, ...)` gives another.
 
-    Where neither has a width to give (perfect separation, one unit of a class) Newcombe's score interval stands in
-    and `method` says so.
+    Where it has no width to give (perfect separation, one unit of a class) Newcombe's score interval stands in and
+    `method` says so.
     """
     values, positive = _two_classes(scores, labels)
-    if method not in ("delong", "bootstrap"):
-        raise ShammieError(f"an AUROC interval is 'delong' or 'bootstrap', not {method!r}")
     numbers, units = codes(clusters, len(values))
     area = auroc(values, positive)
     up, down = (len(np.unique(numbers[members])) for members in (positive, ~positive))
     if area in (0.0, 1.0) or min(up, down) < 2:
         return Estimate(area, *_newcombe(area, up, down, level), units, level, "newcombe")
-    if method == "bootstrap":
-        return weighted_bootstrap(
-            lambda weights: _weighted_auroc(values, positive, weights), len(values), clusters, seed, draws, level
-        )
     _, covariance = _auroc_covariance([values], positive, clusters)
     half = critical(level) * math.sqrt(max(covariance[0, 0], 0.0))
     name = "delong" if clusters is None else "delong by cluster"
@@ -167,7 +145,7 @@ def delong_test(
         ends = (max(gap - half, -1.0), min(gap + half, 1.0))
     else:
         up, down = (len(np.unique(numbers[members])) for members in (positive, ~positive))
-        p_value = min(1.0, 2 * math.exp(-log_choose(up + down, up)))
+        p_value = min(1.0, 2 / math.comb(up + down, up))
         (low_a, high_a), (low_b, high_b) = (_newcombe(float(area), up, down, level) for area in areas)
         below = math.hypot(areas[0] - low_a, high_b - areas[1])
         above = math.hypot(high_a - areas[0], areas[1] - low_b)

@@ -17,7 +17,6 @@ from shammie.core.intervals import (
     blocks,
     bootstrap,
     codes,
-    log_choose,
     mean_interval,
     median_ratio,
     percentile_estimate,
@@ -102,7 +101,7 @@ def paired_difference(
 
 def _group_sums(pooled: Vector, size: int, seed: int, draws: int) -> Iterator[Vector]:
     """Sums of a random group of `size` pooled values: every group up to EXACT_SPLITS of them, else random ones."""
-    if log_choose(len(pooled), size) <= math.log(EXACT_SPLITS):
+    if math.comb(len(pooled), size) <= EXACT_SPLITS:
         yield pooled[np.array(list(itertools.combinations(range(len(pooled)), size)))].sum(1)
         return
     generator = np.random.default_rng(seed)
@@ -119,7 +118,7 @@ def permutation_test(a: ArrayLike, b: ArrayLike, seed: int, draws: int = 10_000,
     gap = float(first.mean() - second.mean())
     pooled = np.concatenate([first, second])
     centred = pooled - pooled.mean()
-    sampled = log_choose(len(pooled), len(first)) > math.log(EXACT_SPLITS)
+    sampled = math.comb(len(pooled), len(first)) > EXACT_SPLITS
     groups = _group_sums(centred, len(first), seed, draws)
     observed = float(centred[: len(first)].sum())
     p_value = _extreme_share(groups, observed, float(np.abs(pooled).sum()), sampled)
