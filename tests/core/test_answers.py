@@ -171,43 +171,15 @@ def test_a_length_cap_stops_lists_of_guesses(answer, limit, expected):
         ("COVID-19", []),
         ("vitamin B12", []),
         ("12 m²", ["12"]),
-        ("two dozen", ["24"]),
         ("2 dozen", ["24"]),
-        ("forty-two", ["42"]),
-        ("one hundred and twenty-three", ["123"]),
-        ("A thousand", ["1000"]),
-        ("two million three hundred thousand and six", ["2300006"]),
-        ("minus seven", ["-7"]),
-        ("two or three", ["2", "3"]),
-        ("two three", ["2", "3"]),
         ("one of the 12", ["12"]),
-        ("no one", []),
+        ("no one, or forty-two", []),
         ("", []),
         ("٤٢", ["42"]),
     ],
 )
 def test_find_numbers(text, values):
     assert [number.value for number in find_numbers(text)] == [Fraction(value) for value in values]
-
-
-def spell(number: int) -> str:
-    small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    words = [*small.split(), "seventeen", "eighteen", "nineteen"]
-    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-    if number < 20:
-        return words[number]
-    if number < 100:
-        return tens[number // 10 - 2] + (f"-{words[number % 10]}" if number % 10 else "")
-    for size, name in ((1000, "thousand"), (100, "hundred")):
-        if number >= size:
-            rest = number % size
-            return f"{spell(number // size)} {name}" + (f" and {spell(rest)}" if rest else "")
-    raise AssertionError(number)
-
-
-def test_number_words_to_ten_thousand():
-    for number in [*range(1200), *range(1200, 10_000, 37)]:
-        assert [found.value for found in find_numbers(spell(number))] == [number], spell(number)
 
 
 @given(st.decimals(-(10**9), 10**9, places=3))
@@ -242,7 +214,6 @@ def test_hostile_digits_are_quick():
         ("3,460,000", ["about 3.5 million"], True),
         ("3.4 million", ["about 3.5 million"], False),
         ("3.5 million (3,500,000)", ["3500000"], True),
-        ("forty-two", ["42"], True),
         ("41.7", ["42"], True),
         ("41.5", ["42"], False),
         ("2.4", ["2"], False),
@@ -267,7 +238,6 @@ def test_hostile_digits_are_quick():
         ("3.00e8", ["3 × 10^8"], True),
         ("0", ["0"], True),
         ("0.1", ["0"], False),
-        ("seven", ["8", "7"], True),
         ("7", ["a lot", "7"], True),
         ("many", ["7"], False),
         ("COVID-19", ["19"], False),
@@ -288,52 +258,9 @@ def test_number_tolerance_is_relative():
         answers.number_match("1", ["1"], tolerance=-1)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Paris. It is the capital", "Paris"),
-        ("\n\n Paris\nQ: next", "Paris"),
-        ("J. K. Rowling. She wrote", "J. K. Rowling"),
-        ("St. John. Next", "St. John"),
-        ("the U.S. President", "the U.S. President"),
-        ("3.5 million. Then", "3.5 million"),
-        ("Paris", "Paris"),
-        ("Really? Yes", "Really"),
-        ("東京。次", "東京"),
-        (" \n ", ""),
-    ],
-)
-def test_short_answer(text, expected):
-    assert answers.short_answer(text) == expected
-
-
 def test_first_line():
     assert answers.first_line("\n  Paris. France \r\nQ: next") == "Paris. France"
     assert answers.first_line("") == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("6 * 7 = 42\n#### 42", "42"),
-        (r"so \boxed{\frac{1}{2}}", "1/2"),
-        (r"\boxed{\text{Paris}} done", "Paris"),
-        (r"answer is \boxed{1{,}000}.", "1,000"),
-        (r"\boxed{1} then \boxed{2}", "2"),
-        (r"\boxed{never closed", None),
-        ("The answer is 42. Good.", "42"),
-        ("the final answer is: **Paris**", "Paris"),
-        ("**Answer:** Paris", "Paris"),
-        ("The answer is 41. Wait, the answer is 42.", "42"),
-        (r"The answer is $\boxed{42}$.", "42"),
-        ("Answer: $5.25", "5.25"),
-        ("Answer:", None),
-        ("I answered nothing", None),
-        ("", None),
-    ],
-)
-def test_final_answer(text, expected):
-    assert answers.final_answer(text) == expected
 
 
 @pytest.mark.parametrize("aliases", [[], [""], [" ", "\n"], ""])
@@ -347,4 +274,4 @@ def test_bad_kind_and_gold_without_a_number():
     with pytest.raises(ShammieError, match="'regex' is not one of text, exact, number"):
         answers.match("Paris", ["Paris"], "regex")
     with pytest.raises(DataError, match="states one number"):
-        answers.number_match("5", ["five to ten", "Paris"])
+        answers.number_match("5", ["5 to 10", "Paris"])

@@ -377,7 +377,7 @@ class TestFailures:
         [
             b"{broken", b"", b"<html>hello</html>", [], {}, {"choices": []}, {"choices": [{}]}, {"choices": None},
             {"choices": [{"message": None, "finish_reason": "stop"}]}, chat_reply(None), chat_reply("x", "tool_calls"),
-            chat_reply(None, "content_filter"), chat_reply("x", used=4000), chat_reply(["x"]), b"null",
+            chat_reply(None, "content_filter"), chat_reply(["x"]), b"null",
         ],
     )  # fmt: skip
     def test_malformed(self, server: Server, reply: object) -> None:
@@ -424,22 +424,13 @@ class TestFailures:
             EndpointBackend(url, "m")
         assert "pw" not in str(caught.value)
 
-    def test_key_is_needed_elsewhere(self, monkeypatch) -> None:
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        with pytest.raises(BackendError, match="OPENAI_API_KEY"):
-            EndpointBackend("https://models.example/v1", "m")
-        monkeypatch.setenv("OPENAI_API_KEY", "x")
+    def test_identity_holds_no_trailing_slash(self) -> None:
         assert EndpointBackend("https://models.example/v1/", "m").identity == "https://models.example/v1#m"
-
-    @pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.2:1/v1", "http://[::1]:1/v1"])
-    def test_loopback_needs_no_key(self, monkeypatch, url: str) -> None:
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        EndpointBackend(url, "m")
 
     @pytest.mark.parametrize(("package", "spec"), [("openai", "http://127.0.0.1:1/v1#m"), ("vllm", "vllm:m")])
     def test_package_that_is_not_installed(self, monkeypatch, package: str, spec: str) -> None:
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(BackendError, match=rf"{package}; pip install 'shammie\["):
+        with pytest.raises(BackendError, match=rf"{package} is not installed; run: pip install 'shammie\["):
             backend_for(spec)
 
 
@@ -532,7 +523,7 @@ class TestVllm:
 
 
 class TestCompleter:
-    PROMPT = JudgePrompt("right", "1", "Is {response} right?", ("YES", "NO"))
+    PROMPT = JudgePrompt("right", "1", "Is $response right?", ("YES", "NO"))
 
     def test_judges_through_an_endpoint(self, server: Server) -> None:
         server.answer = lambda body, _: chat_reply("YES" if "Paris" in body["messages"][0]["content"] else "NO")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shammie.core.data import ChoiceRecord, Dataset, PromptRecord, QuestionRecord, TextRecord, load_records
+from shammie.core.data import Dataset, PromptRecord, TextRecord, load_records
 from shammie.core.errors import BackendError, DataError, MissingFileError, NonFiniteError, ShammieError
 
 
@@ -24,6 +24,23 @@ class Mixed:
     tags: tuple[str, ...]
     note: str | None = None
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class QuestionRecord:
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChoiceRecord:
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+    def __post_init__(self):
+        if not 0 <= self.answer < len(self.choices):
+            raise ShammieError(f"answer {self.answer} is no index into {len(self.choices)} choices; count from 0")
 
 
 mixed = st.builds(
@@ -46,16 +63,14 @@ def jsonl(path, *rows):
 
 @settings(deadline=None)
 @given(records=st.lists(mixed, min_size=1, max_size=5), extra=st.text(max_size=2))
-def test_formats_agree_and_round_trip(tmp_path_factory, records, extra):
+def test_records_round_trip(tmp_path_factory, records, extra):
     base = tmp_path_factory.getbasetemp()
     rows = [asdict(record) | {"extra": extra} for record in records]
     jsonl(base / "a.jsonl", *rows)
-    (base / "a.json").write_text(json.dumps(rows))
-    loaded = [load_records(base / name, Mixed) for name in ("a.jsonl", "a.json")]
-    assert all(dataset.records == tuple(records) for dataset in loaded)
-    assert loaded[0].sha256 == loaded[1].sha256
+    loaded = load_records(base / "a.jsonl", Mixed)
+    assert loaded.records == tuple(records)
     changed = jsonl(base / "b.jsonl", *rows[:-1], rows[-1] | {"count": rows[-1]["count"] + 1})
-    assert load_records(changed, Mixed).sha256 != loaded[0].sha256
+    assert load_records(changed, Mixed).sha256 != loaded.sha256
 
 
 def test_parquet_agrees_with_jsonl(tmp_path):
@@ -84,51 +99,46 @@ def test_text_lines_blank_lines_marks_and_limit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": 3}, r"field 'name': expected str, got 3; mend the record$"),
-        ({"count": "3"}, r"field 'count': expected int, got '3'"),
-        ({"count": 3.0}, r"field 'count': expected int, got 3\.0"),
-        ({"count": True}, r"field 'count': expected int, got True"),
-        ({"count": None}, r"field 'count': expected int, got None"),
-        ({"score": "high"}, r"field 'score': expected float, got 'high'"),
-        ({"score": 10**400}, r"field 'score': expected float, got 1000"),
-        ({"right": 1}, r"field 'right': expected bool, got 1"),
-        ({"tags": "x"}, r"field 'tags': expected tuple\[str, \.\.\.\], got 'x'; put it in a list: \['x'\]$"),
-        ({"tags": ["x", 3]}, r"field 'tags': expected tuple\[str, \.\.\.\], got \['x', 3\]; mend"),
-        ({"note": 3}, r"field 'note': expected str \| None, got 3"),
-        ({"name": ["long"] * 50}, r"field 'name': expected str, got \['long', .{48}\.\.\.; mend"),
+        ({"name": 3}, r"Mixed\.name must be str, but is 3 \(int\); the keys of Mixed are name, count, "),
+        ({"count": "3"}, r"Mixed\.count must be int, but is '3'"),
+        ({"count": 3.0}, r"Mixed\.count must be int, but is 3\.0"),
+        ({"count": True}, r"Mixed\.count must be int, but is True"),
+        ({"count": None}, r"Mixed\.count must be int, but is None"),
+        ({"score": "high"}, r"Mixed\.score must be float, but is 'high'"),
+        ({"score": 10**400}, r"Mixed\.score must be float, but is 1000"),
+        ({"right": 1}, r"Mixed\.right must be bool, but is 1"),
+        ({"tags": "x"}, r"Mixed\.tags must be tuple\[str, \.\.\.\], but is 'x' \(str\)"),
+        ({"tags": ["x", 3]}, r"Mixed\.tags must be tuple\[str, \.\.\.\], but is \['x', 3\]"),
+        ({"note": 3}, r"Mixed\.note must be str \| None, but is 3"),
+        ({"name": ["long"] * 50}, r"Mixed\.name must be str, but is \['long', .{48}\.\.\. \(list"),
     ],
 )
 def test_ill_typed_fields_name_file_line_field_and_type(tmp_path, change, message):
     path = jsonl(tmp_path / "bad.jsonl", asdict(GOOD), asdict(GOOD) | change)
-    with pytest.raises(DataError, match=r"bad\.jsonl, line 2, " + message):
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 2: " + message):
         load_records(path, Mixed)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "kind", "message"),
     [
-        ("a.jsonl", b'{"text": "x"}\n\n{"txt": "y"}\n', TextRecord, r"line 3: field .text. .* is missing; .*has txt$"),
-        ("a.jsonl", b"{}", TextRecord, r"line 1: field 'text' \(str\) is missing; the record has none"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"txt": "y"}\n', TextRecord, r"line 3: TextRecord\.text is missing; the keys .* are text$"),
+        ("a.jsonl", b"{}", TextRecord, r"line 1: TextRecord\.text is missing"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', TextRecord, r"a\.jsonl, line 2: invalid JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', TextRecord, r"a\.jsonl, line 2: the bytes are not UTF-8"),
         ("a.jsonl", b"[1, 2]\n", TextRecord, r"line 1: expected an object with the fields text, got \[1, 2\]"),
         ("a.jsonl", b"", TextRecord, r"a\.jsonl holds no records"),
         ("a.jsonl", b"\n \n", TextRecord, r"a\.jsonl holds no records"),
-        ("a.json", b"[]", TextRecord, r"a\.json holds no records"),
-        ("a.json", b"", TextRecord, r"a\.json, line 1: invalid JSON"),
-        ("a.json", b'[{"text": "x"},\n{"text": }]', TextRecord, r"a\.json, line 2: invalid JSON"),
-        ("a.json", b'[{"text": "x"}, {"text": 3}]', TextRecord, r"a\.json, record 2, field 'text': expected str"),
-        ("a.json", b'{"text": "x"}', TextRecord, r"expected a list of records, got \{'text': 'x'\}; wrap them"),
         ("a.txt", b"", TextRecord, r"a\.txt holds no records"),
         ("a.txt", b"x\n", QuestionRecord, r"plain text cannot fill the fields question, answers; use \.jsonl"),
         ("a.txt", b"x\n", PromptRecord, r"plain text cannot fill the fields prompt"),
         ("a.txt", b"ok\n\xff\n", TextRecord, r"a\.txt, line 2: the bytes are not UTF-8"),
         ("a.parquet", b"", TextRecord, r"a\.parquet is not a readable Parquet file"),
         ("a.parquet", b"PAR1 noise", TextRecord, r"a\.parquet is not a readable Parquet file"),
-        ("a.csv", b"x", TextRecord, r"a\.csv is no data file that shammie reads; give \.jsonl, \.json"),
+        ("a.csv", b"x", TextRecord, r"a\.csv is no data file that shammie reads; give \.jsonl, \.parquet"),
         ("a.jsonl", b'{"question": "q", "choices": ["a"], "answer": 1}', ChoiceRecord, r"line 1: answer 1 is no index"),
         ("a.jsonl", b'{"question": "q", "choices": ["a"], "answer": -1}', ChoiceRecord, r"line 1: answer -1 is no"),
-        ("a.jsonl", b'{"question": "q", "answers": "a"}', QuestionRecord, r"got 'a'; put it in a list: \['a'\]"),
+        ("a.jsonl", b'{"question": "q", "answers": "a"}', QuestionRecord, r"answers must be tuple\[str, \.\.\.\], but is 'a'"),
     ],
 )  # fmt: skip
 def test_bad_files_are_one_sentence(tmp_path, name, content, kind, message):
@@ -137,7 +147,7 @@ def test_bad_files_are_one_sentence(tmp_path, name, content, kind, message):
         load_records(tmp_path / name, kind)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "txt"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "txt"])
 def test_missing_files_and_directories(tmp_path, suffix):
     with pytest.raises(MissingFileError, match=rf"a\.{suffix} does not exist"):
         load_records(tmp_path / f"a.{suffix}", TextRecord)
@@ -151,9 +161,9 @@ def test_parquet_records_are_checked_too(tmp_path):
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
         return tmp_path / "a.parquet"
 
-    with pytest.raises(DataError, match=r"a\.parquet, record 2, field 'text': expected str, got None"):
+    with pytest.raises(DataError, match=r"a\.parquet, record 2: TextRecord\.text must be str, but is None"):
         load_records(write(text=["x", None]), TextRecord)
-    with pytest.raises(DataError, match=r"a\.parquet, record 1: field 'text' \(str\) is missing"):
+    with pytest.raises(DataError, match=r"a\.parquet, record 1: TextRecord\.text is missing"):
         load_records(write(other=["x"]), TextRecord)
     full = {"name": ["a"], "count": [1], "right": [True], "tags": [["x"]]}
     with pytest.raises(NonFiniteError, match=r"a\.parquet, record 1: score is nan"):
@@ -201,7 +211,7 @@ def test_the_hub_is_read_at_a_resolved_commit(monkeypatch, tmp_path):
     assert load_records("hf:owner/name", TextRecord, revision="v1").revision == "v1"
     assert calls == [("owner/name", {"split": "train", "revision": "v1"})]
     hub(monkeypatch, [{"text": 3}])
-    with pytest.raises(DataError, match="hf:owner/name, record 1, field 'text': expected str, got 3"):
+    with pytest.raises(DataError, match=r"hf:owner/name, record 1: TextRecord\.text must be str, but is 3"):
         load_records("hf:owner/name", TextRecord)
 
 
@@ -218,16 +228,11 @@ def test_hub_errors_are_one_sentence(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
-        ("pyarrow", "a.parquet", r"needs pyarrow; run `pip install pyarrow`"),
-        ("datasets", "hf:a/b", r"needs datasets; run `pip install 'shammie\[train\]'`"),
+        ("pyarrow", "a.parquet", r"pyarrow is not installed; run: pip install 'shammie\[train\]'"),
+        ("datasets", "hf:a/b", r"datasets is not installed; run: pip install 'shammie\[train\]'"),
     ],
 )
 def test_libraries_that_are_not_installed(monkeypatch, module, source, message):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendError, match=message):
         load_records(source, TextRecord)
-
-
-def test_errors_are_for_the_user():
-    with pytest.raises(ShammieError, match="no index into 0 choices"):
-        ChoiceRecord("q", (), 0)

@@ -235,6 +235,9 @@ def test_other_bytes_at_the_same_path_are_converted(tmp_path: Path) -> None:
     with safe_open(second / "model.safetensors", framework="pt") as handle:
         stored = handle.get_tensor("model.embed_tokens.weight")
     assert torch.equal(stored, torch.from_numpy(weights(seed=1)["token_embd.weight"]))
+    for text in ("[]", "3", "{}", '{"format": 1, "files": 7}', '{"files": {}}'):  # of some other program
+        (tmp_path / "source.json").write_text(text)
+        assert gguf.read_source(tmp_path) is None
     for victim in ("model.safetensors", "tokenizer.json", "source.json"):  # a damaged directory is made anew
         (second / victim).write_bytes(b"")
         assert gguf.read_source(second) is None
@@ -383,8 +386,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("package", ["gguf", "accelerate"])
 def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = gguf.importlib.util.find_spec
-    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BackendError, match=rf"{package}.*pip install 'shammie\[demo\]'"):
         gguf.convert_gguf(write_gguf(tmp_path / "m.gguf"), cache=tmp_path)
 

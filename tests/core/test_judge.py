@@ -7,10 +7,10 @@ import json
 import pytest
 
 from shammie.core.errors import BackendError, ShammieError
-from shammie.core.judge import BATCH, LOG, Judge, JudgePrompt, RegexJudge, tally
+from shammie.core.judge import BATCH, LOG, Judge, JudgePrompt, RegexCompleter, tally
 
-GRADE = JudgePrompt("grade", "1", "Q: {question}\nA: {response}\n{{json}}", ("CORRECT", "INCORRECT", "NOT_ATTEMPTED"))
-YES_NO = JudgePrompt("yes", "1", "{response}", ("yes", "no"))
+GRADE = JudgePrompt("grade", "1", "Q: $question\nA: $response\n{json}", ("CORRECT", "INCORRECT", "NOT_ATTEMPTED"))
+YES_NO = JudgePrompt("yes", "1", "$response", ("yes", "no"))
 
 
 class Scripted:
@@ -39,8 +39,8 @@ def rows(*responses):
         ("**Verdict:** Incorrect. The correct answer is Paris.", "INCORRECT"),
         ("INCORRECT. The correct answer was Paris.", "INCORRECT"),
         ("Grade: incorrect.\nThe CORRECT answer is Paris.", "INCORRECT"),
-        ("At first CORRECT, but on reflection INCORRECT", "INCORRECT"),
-        ("CORRECT\nOn reflection it is\nINCORRECT", "INCORRECT"),
+        ("At first CORRECT, but on reflection INCORRECT", None),
+        ("CORRECT\nOn reflection it is\nINCORRECT", None),
         ("not attempted", "NOT_ATTEMPTED"),
         ("It is NOT-ATTEMPTED", "NOT_ATTEMPTED"),
         ('{"verdict": "incorrect"}', "INCORRECT"),
@@ -75,14 +75,13 @@ def test_parse_short_words(reply, verdict):
 
 
 def test_the_longest_verdict_wins():
-    prompt = JudgePrompt("abstain", "1", "{response}", ("no", "no answer"))
+    prompt = JudgePrompt("abstain", "1", "$response", ("no", "no answer"))
     assert prompt.parse("no answer") == "no answer"
     assert prompt.parse("No.") == "no"
 
 
 def test_fill():
-    assert GRADE.fields == ("question", "response")
-    assert GRADE.fill(rows("Pa{ris}")[0]) == "Q: capital?\nA: Pa{ris}\n{json}"
+    assert GRADE.fill(rows("Pa$ris")[0]) == "Q: capital?\nA: Pa$ris\n{json}"
     with pytest.raises(ShammieError, match="'grade' lacks the field 'response'"):
         GRADE.fill({"question": "capital?"})
 
@@ -90,15 +89,12 @@ def test_fill():
 @pytest.mark.parametrize(
     ("template", "verdicts", "words"),
     [
-        ("{a}", (), "needs verdicts"),
-        ("{a}", ("Yes", "YES"), "differ by more than case"),
-        ("{a}", ("not-tried", "not_tried"), "differ"),
-        ("{a}", ("yes", "!"), "begin and end"),
-        ("{}", ("yes", "no"), "plain name"),
-        ("{a:>3}", ("yes", "no"), "plain name"),
-        ('{"verdict": "yes"}', ("yes", "no"), "plain name"),
-        ("{a.real}", ("yes", "no"), "plain name"),
-        ("{a", ("yes", "no"), "broken template"),
+        ("$a", (), "needs verdicts"),
+        ("$a", ("Yes", "YES"), "differ by more than case"),
+        ("$a", ("not-tried", "not_tried"), "differ"),
+        ("$a", ("yes", "!"), "begin and end"),
+        ("$", ("yes", "no"), "begins no field"),
+        ("costs $5", ("yes", "no"), "begins no field"),
     ],
 )
 def test_bad_prompts(template, verdicts, words):
@@ -222,21 +218,15 @@ def test_a_completer_that_answers_wrongly_is_named(replies):
         Judge(completer).judge(GRADE, rows("Paris"))
 
 
-def test_regex_judge():
+def test_a_judge_of_patterns():
     patterns = [(r"(?i)don't know", "NOT_ATTEMPTED"), (r"\bParis\b", "CORRECT"), (r"\w", "INCORRECT")]
-    judge = RegexJudge(patterns)
-    found = judge.judge(GRADE, [{"response": text} for text in ("Paris", "Don't know, Paris?", "Rome", "…")])
+    completer = RegexCompleter(patterns)
+    prompt = JudgePrompt("grade", "1", "$response", GRADE.verdicts)
+    found = Judge(completer).judge(prompt, rows("Paris", "Don't know, Paris?", "Rome", "…"))
     assert [item.verdict for item in found] == ["CORRECT", "NOT_ATTEMPTED", "INCORRECT", None]
     assert tally(found)["unparsable"] == 1
-    assert found[0].judge == judge.identity
-    assert judge.identity == RegexJudge(patterns).identity
-    assert judge.identity != RegexJudge(patterns[:2]).identity
-
-
-def test_regex_judge_refuses():
+    assert found[0].judge == completer.identity
+    assert completer.identity == RegexCompleter(patterns).identity
+    assert completer.identity != RegexCompleter(patterns[:2]).identity
     with pytest.raises(ShammieError, match=r"pattern '\(' of the regex judge is broken"):
-        RegexJudge([("(", "CORRECT")])
-    with pytest.raises(ShammieError, match="'maybe' of the regex judge is not one of"):
-        RegexJudge([("x", "maybe")]).judge(GRADE, [])
-    with pytest.raises(ShammieError, match="lacks the field 'answer'"):
-        RegexJudge([("x", "CORRECT")], field="answer").judge(GRADE, rows("Paris"))
+        RegexCompleter([("(", "CORRECT")])

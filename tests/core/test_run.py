@@ -105,8 +105,6 @@ def test_an_interrupted_run_is_failed_and_continues(tmp_path, straight):
     (tmp_path / ".run.json.0.tmp").write_text("torn")
     with Run.open("test", Config("m"), tmp_path, inputs={"model": "abc"}, resume=True) as run:
         assert run.pending(KEYS) == KEYS[3:]
-        assert run.done("k0")
-        assert not run.done("k3")
         assert not run.finished
         assert not (tmp_path / ".run.json.0.tmp").exists()
         assert read_run(tmp_path).status == "running"
@@ -212,15 +210,14 @@ def test_a_failed_commit_can_be_tried_again(tmp_path, monkeypatch):
     ("name", "content", "message"),
     [
         ("run.json", "{", r"run\.json, line 1: invalid JSON"),
-        ("run.json", "[]", r"run\.json is no record of a shammie run"),
-        ("run.json", "{}", r"run\.json is no record of a shammie run"),
+        ("run.json", "[]", r"run\.json is no record of this version of shammie"),
+        ("run.json", '{"schema": 1}', r"run\.json is no record of this version of shammie"),
         ("progress.jsonl", '{"key": "k0", "bytes": 0}\nnoise\n', r"progress\.jsonl, line 2: invalid JSON"),
         ("progress.jsonl", '{"key": "k0", "bytes": "0"}\n', r"progress\.jsonl, line 1: not a new finished key"),
         ("progress.jsonl", '{"key": "k0", "bytes": 0}\n' * 2, r"progress\.jsonl, line 2: not a new finished key"),
         ("progress.jsonl", "3\n", r"progress\.jsonl, line 1: not a new finished key"),
         ("progress.jsonl", "", "has lost results of a finished run; .*--resume"),
         ("results.jsonl", "{}\n" + "x" * 2000 + "\n", r"results\.jsonl, line 2: invalid JSON"),
-        ("results.jsonl", "{}\n" + "3\n" * 2000, r"results\.jsonl, line 2: not a JSON object"),
         ("results.jsonl", "", "has lost results of a finished run"),
     ],
 )
@@ -236,7 +233,7 @@ def test_what_is_no_run_is_refused(tmp_path):
         read_run(tmp_path / "none")
     work(tmp_path)
     files.write_json(tmp_path / "run.json", files.read_json(tmp_path / "run.json") | {"schema": 99})
-    with pytest.raises(DataError, match="has schema 99, not 1; use the shammie version"):
+    with pytest.raises(DataError, match="no record of this version of shammie; use the one that wrote it"):
         read_run(tmp_path)
     (tmp_path / "run.json").unlink()
     with pytest.raises(RunError, match=r"holds results but no run\.json"), Run.open("test", Config("m"), tmp_path):

@@ -22,7 +22,7 @@ class Capture:
     model: ModelName
     """Hub id, directory, GGUF file or bundled name."""
     texts: Path
-    """.txt (a text a line), .jsonl, .json or .parquet with a field `text`, or hf:owner/name[:split]."""
+    """.txt (a text a line), .jsonl or .parquet with a field `text`, or hf:owner/name[:split]."""
     sites: str
     """Sites separated by spaces, such as "residual:15 mlp_out:*"; * is every layer."""
     output_dir: Path

@@ -26,7 +26,7 @@ class Generate:
     model: ModelName
     """Hub id, directory, GGUF file or bundled name."""
     prompts: Path
-    """.jsonl, .json or .parquet with a field `prompt`, or hf:owner/name[:split]."""
+    """.jsonl or .parquet with a field `prompt`, or hf:owner/name[:split]."""
     output_dir: Path
     """Directory of the run."""
     chat: bool = False

@@ -202,7 +202,9 @@ class Anatomy:
         """Raise DataError for more tokens than a learned position table holds (rotary families have no such end)."""
         limit = int(self.config.max_position_embeddings)
         if self.family.position_embedding is not None and tokens > limit:
-            raise DataError(f"{tokens} tokens are more than the {limit} positions that this {self.model_type} model learned")
+            raise DataError(
+                f"{tokens} tokens are more than the {limit} positions that this {self.model_type} model learned"
+            )
 
     # -- weights -------------------------------------------------------------------------------------------------
 
@@ -275,6 +277,12 @@ class Anatomy:
             "mlp_out": (family.mlp_added, False),
         }[site.kind]
         return HookPoint(layer.get_submodule(path), at_input)
+
+    def site_width(self, site: Site) -> int:
+        """Numbers that a site holds for each token; of expert_neurons, all its experts together."""
+        if site.layer is not None and site.kind in ("neurons", "expert_neurons"):
+            return self.neuron_count(site.layer) * max(1, len(site.experts))
+        return self.expert_count(site.layer) if site.layer is not None and site.kind == "router" else self.width
 
     def router_logits(self, layer: int, mlp_in: Float[Tensor, "*N D"]) -> Float[Tensor, "*N E"]:
         """Scores of each expert before top-k and softmax."""

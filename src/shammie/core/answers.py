@@ -31,18 +31,6 @@ _PUNCTUATION = re.compile(
     r"|[^\w\s]|_"
 )
 _ARTICLE = re.compile(r"(?<!\S)(?:a|an|the) (?=\S)")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|[。！？]")
-_ABBREVIATIONS = "dr mr mrs ms st jr sr mt ft prof gen col lt sgt rev vs inc ltd co corp no approx"
-_SAID = re.compile(r"\banswer\b[\s*_]*(?:is\b|:|=)[\s:*_]*", re.IGNORECASE)
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(?=\S)", re.MULTILINE)
-_BOXED = re.compile(r"\\boxed\s*\{")
-_LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
-    (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[,;:! ]"), ""),
-    (re.compile(r"\\([%$#&_])"), r"\1"),
-)
 
 
 def _replace_punctuation(match: re.Match[str]) -> str:
@@ -128,8 +116,9 @@ def number_match(answer: str | None, aliases: Sequence[str], tolerance: float | 
     Agreement is within half of that digit and within 5 % (3.46 million meets "3.5 million", 41.7 meets 42, 2.4 does not
     meet 2); zeros at the end of a whole number count as written (1,001 does not meet 1,000); a fraction is met within
     0.2 %. `tolerance` sets a relative bound in place of all this. Read: thousands separators, decimals, signs, percents
-    (45%, 0.45 and 45 meet 45%), 1.2e5, 3 × 10^8, 1/2, 1½, k, M, bn, million, number words. Units and words around are
-    ignored; two different values (a range, a list of guesses) fail. A DataError when no alias states one number.
+    (45%, 0.45 and 45 meet 45%), 1.2e5, 3 × 10^8, 1/2, 1½, k, M, bn, million. Units and words around are ignored, number
+    words (forty-two) too; two different values (a range, a list of guesses) fail. A DataError when no alias states one
+    number.
     """
     if tolerance is not None and not tolerance >= 0:
         raise ShammieError(f"a relative tolerance must be at least 0, but is {tolerance}")
@@ -151,43 +140,3 @@ def match(answer: str | None, aliases: Sequence[str], kind: Kind = "text") -> bo
 def first_line(text: str) -> str:
     """Text up to the first line break, leading blank lines skipped."""
     return next(iter(text.strip().splitlines()), "").strip()
-
-
-def short_answer(text: str) -> str:
-    """Text up to the first line break or sentence end, for models that run on.
-
-    A dot after an initial, a dotted acronym or a known abbreviation (St., Dr.) does not end a sentence.
-    """
-    line = first_line(text)
-    for end in _SENTENCE_END.finditer(line):
-        word = line[: end.start()].rpartition(" ")[2].strip("(\"'")
-        initial = len(word) == 1 and word.isalpha() and word.isupper()
-        if end[0] != "." or not (initial or re.search(r"\w\.\w", word) or word.casefold() in _ABBREVIATIONS.split()):
-            return line[: end.start()].strip()
-    return line
-
-
-def _braced(text: str, start: int) -> str | None:
-    """Text from `start` up to the brace that closes the one before it; None when it never closes."""
-    depth = 1
-    for index in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if not depth:
-            return text[start:index]
-    return None
-
-
-def _plain(text: str) -> str:
-    """Drop Markdown and simple LaTeX around an answer."""
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    return text.replace("$", "").strip(" \t*`_")
-
-
-def final_answer(text: str) -> str | None:
-    r"""Give the last marked answer, "#### 42", "\boxed{42}" or "The answer is 42"; None when nothing is marked."""
-    found = [(mark.end(), _braced(text, mark.end())) for mark in _BOXED.finditer(text)]
-    found += [(mark.end(), first_line(text[mark.end() :])) for mark in _HASHES.finditer(text)]
-    found += [(mark.end(), short_answer(text[mark.end() :])) for mark in _SAID.finditer(text)]
-    marked = [(place, plain) for place, content in found if content and (plain := _plain(content))]
-    return max(marked)[1] if marked else None

@@ -53,7 +53,7 @@ def save_artifact(
         head["shammie"] = importlib.metadata.version("shammie")
     body = {"config": to_plain(config), "provenance": to_plain(provenance)}
     with files.atomic_directory(directory, overwrite=overwrite) as temporary:
-        files.save_tensors(temporary / TENSORS, tensors, {"format": "pt"})
+        files.save_tensors(temporary / TENSORS, tensors)
         files.write_json(temporary / CONFIG, head | body | {"tensors_sha256": files.sha256_file(temporary / TENSORS)})
 
 

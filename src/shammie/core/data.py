@@ -1,10 +1,10 @@
-"""Typed records from JSON Lines, JSON, Parquet, plain text or the Hub, with their content hash."""
+"""Typed records from JSON Lines, Parquet, plain text or the Hub, with their content hash."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from shammie.core import files
 from shammie.core.errors import BackendError, DataError, ShammieError
-from shammie.core.plain import structure, to_plain
+from shammie.core.plain import from_plain, to_plain
 
 T = TypeVar("T")
 Rows = Iterator[tuple[str, Any]]
@@ -33,27 +33,6 @@ class PromptRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionRecord:
-    """A question and every answer that counts as right."""
-
-    question: str
-    answers: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class ChoiceRecord:
-    """A multiple-choice question; `answer` is the index of the right choice, from 0."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.answer < len(self.choices):
-            raise DataError(f"answer {self.answer} is no index into {len(self.choices)} choices; count from 0")
-
-
-@dataclasses.dataclass(frozen=True)
 class Dataset(Generic[T]):
     """Records with where they came from; `sha256` is of the records as read, whatever the file format."""
 
@@ -66,7 +45,7 @@ class Dataset(Generic[T]):
 def load_records(
     source: files.PathLike, record_type: type[T], *, limit: int | None = None, revision: str | None = None
 ) -> Dataset[T]:
-    """Read a .jsonl, .json, .parquet or .txt file or `hf:owner/name[:split]` as records of a frozen dataclass.
+    """Read a .jsonl, .parquet or .txt file or `hf:owner/name[:split]` as records of a frozen dataclass.
 
     Fields of `record_type` are str, int, float, bool, tuple[str, ...] or optional; other fields of a row are ignored.
 
@@ -93,47 +72,15 @@ def load_records(
 
 def _record(record_type: type[T], hints: dict[str, Any], row: Any, where: str) -> T:
     if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object with the fields {', '.join(hints)}, got {_short(row)}")
-    values = {}
-    for field in dataclasses.fields(record_type):  # type: ignore[arg-type]
-        if field.name in row:
-            values[field.name] = _value(row[field.name], hints[field.name], f"{where}, field {field.name!r}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            kind = _kind(hints[field.name])
-            raise DataError(
-                f"{where}: field {field.name!r} ({kind}) is missing; the record has {', '.join(row) or 'none'}"
-            )
+        raise DataError(f"{where}: expected an object with the fields {', '.join(hints)}, got {repr(row)[:60]}")
     try:
-        return record_type(**values)
+        return from_plain(record_type, {name: row[name] for name in hints if name in row})
     except ShammieError as error:
         raise DataError(f"{where}: {error}") from error
 
 
-def _value(value: Any, hint: Any, where: str) -> Any:
-    try:
-        return structure(value, hint)
-    except Exception as error:
-        listed = isinstance(value, str) and "tuple" in str(hint)
-        remedy = f"; put it in a list: [{_short(value)}]" if listed else "; mend the record"
-        raise DataError(f"{where}: expected {_kind(hint)}, got {_short(value)}{remedy}") from error
-
-
-def _kind(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and "[" not in str(hint) else str(hint)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _file_rows(path: Path, hints: dict[str, Any]) -> Rows:
-    readers: dict[str, Callable[[Path, dict[str, Any]], Rows]] = {
-        ".jsonl": _json_lines,
-        ".json": _json_list,
-        ".parquet": _parquet,
-        ".txt": _text_lines,
-    }
+    readers = {".jsonl": _json_lines, ".parquet": _parquet, ".txt": _text_lines}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path} is no data file that shammie reads; give {', '.join(readers)} or hf:owner/name")
     return readers[path.suffix.lower()](path, hints)
@@ -156,13 +103,6 @@ def _json_lines(path: Path, _: dict[str, Any]) -> Rows:
         yield f"{path}, line {number}", files.parse_json(line, path, number)
 
 
-def _json_list(path: Path, _: dict[str, Any]) -> Rows:
-    rows = files.read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of records, got {_short(rows)}; wrap them in [ ] or use .jsonl")
-    yield from ((f"{path}, record {number}", row) for number, row in enumerate(rows, 1))
-
-
 def _text_lines(path: Path, hints: dict[str, Any]) -> Rows:
     if hints != {"text": str}:
         raise DataError(f"{path}: plain text cannot fill the fields {', '.join(hints)}; use .jsonl")
@@ -170,14 +110,10 @@ def _text_lines(path: Path, hints: dict[str, Any]) -> Rows:
 
 
 def _parquet(path: Path, hints: dict[str, Any]) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BackendError(f"reading {path} needs pyarrow; run `pip install pyarrow`") from error
+    pyarrow, parquet = (files.package(name, "train") for name in ("pyarrow", "pyarrow.parquet"))
     number = 0
     try:
-        with files.reading(path), pyarrow.parquet.ParquetFile(path) as table:
+        with files.reading(path), parquet.ParquetFile(path) as table:
             columns = [column for column in table.schema_arrow.names if column in hints]
             for batch in table.iter_batches(batch_size=1024, columns=columns):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 - counts on across batches
@@ -190,11 +126,9 @@ def _hub_rows(source: str, revision: str | None) -> tuple[Rows, str | None]:
     if not (match := re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?", source)):
         raise DataError(f"{source!r} names no data set of the Hub; write hf:owner/name or hf:owner/name:split")
     name, split = match[1], match[2] or "train"
-    try:
-        import datasets
-        import huggingface_hub
-    except ImportError as error:
-        raise BackendError(f"reading {source} needs datasets; run `pip install 'shammie[train]'`") from error
+    import huggingface_hub
+
+    datasets = files.package("datasets", "train")
     with suppress(Exception):  # offline, a copy in the cache still serves, under the revision that was asked for
         revision = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha or revision
     try:

@@ -53,7 +53,9 @@ def check(model: LanguageModel) -> list[Finding]:
             raise
         except (RuntimeError, IndexError) as error:  # a wrong row need not even fit
             reason = str(error).splitlines()[0]
-            findings.append(Finding("shapes", False, math.inf, bound, f"what the row names does not fit together ({reason})"))
+            findings.append(
+                Finding("shapes", False, math.inf, bound, f"what the row names does not fit together ({reason})")
+            )
     return findings
 
 

@@ -36,7 +36,12 @@ def add(
     coordinates: Sequence[int] | None = None,
 ) -> Edit:  # fmt: skip
     """Add strength * vector."""
-    return Edit(site, lambda state, _p, _r: state + strength * vector.to(state), positions, _tuple(coordinates))
+
+    def shifted(state: Tensor, _position: Tensor, _row: Tensor) -> Tensor:
+        _check_width(site, vector, state)
+        return state + strength * vector.to(state)
+
+    return Edit(site, shifted, positions, _tuple(coordinates))
 
 
 def scale(site: Site, factor: float, *, positions: Positions = ALL, coordinates: Sequence[int] | None = None) -> Edit:
@@ -54,9 +59,11 @@ def clamp(
 
 def project_out(site: Site, directions: Float[Tensor, "R D"], *, positions: Positions = ALL) -> Edit:
     """Remove the span of the directions from the state."""
-    basis = torch.linalg.qr(directions.float().reshape(-1, directions.shape[-1]).T).Q
+    _, sizes, vectors = torch.linalg.svd(directions.float().reshape(-1, directions.shape[-1]), full_matrices=False)
+    basis = vectors[sizes > 1e-5 * sizes.max()].T  # directions that depend on one another span less
 
     def remove(state: Tensor, _position: Tensor, _row: Tensor) -> Tensor:
+        _check_width(site, basis.T, state)
         span = basis.to(state.device)
         return state - ((state.float() @ span) @ span.T).to(state.dtype)
 
@@ -72,6 +79,7 @@ def replace(
     """
 
     def overwrite(state: Tensor, position: Tensor, row: Tensor) -> Tensor:
+        _check_width(site, values, state)
         table = values.to(state)
         if table.ndim == 1:
             return table.expand_as(state)
@@ -85,6 +93,11 @@ def replace(
         return torch.where((position < table.shape[1])[..., None], chosen, state)
 
     return Edit(site, overwrite, positions, _tuple(coordinates))
+
+
+def _check_width(site: Site, values: Tensor, state: Tensor) -> None:
+    if values.ndim and values.shape[-1] not in (1, state.shape[-1]):
+        raise SiteError(f"the edit at {site} brings {values.shape[-1]} numbers for a state of {state.shape[-1]}")
 
 
 def _tuple(coordinates: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -104,7 +117,10 @@ def edited(model: LanguageModel, edits: Sequence[Edit]) -> Iterator[None]:
         for edit, log in zip(edits, touched, strict=True):
             if edit.site.kind in READ_ONLY:
                 raise SiteError(f"site {edit.site} is recomputed beside the model and can only be read")
-            stack.callback(_install(edit, model.anatomy.hook_point(edit.site), tracker, log).remove)
+            point, width = model.anatomy.hook_point(edit.site), model.anatomy.site_width(edit.site)
+            if astray := [at for at in edit.coordinates or () if not 0 <= at < width]:
+                raise SiteError(f"{edit.site} has no coordinate {astray[0]}; it has 0 to {width - 1}")
+            stack.callback(_install(edit, point, tracker, log).remove)
         stack.callback(model.anatomy.body.register_forward_pre_hook(tracker, prepend=True, with_kwargs=True).remove)
         model.edits_in_force += len(edits)
         stack.callback(_leave, model, len(edits))
@@ -141,19 +157,6 @@ def _install(edit: Edit, point: HookPoint, tracker: FrameTracker, log: list[Tens
     def at_output(_module: Any, _args: Any, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    if edit.coordinates is not None:
-        _check_coordinates(edit, point)
     if point.at_input:
         return point.module.register_forward_pre_hook(at_input, with_kwargs=True)
     return point.module.register_forward_hook(at_output)
-
-
-def _check_coordinates(edit: Edit, point: HookPoint) -> None:
-    weight = getattr(point.module, "weight", None)
-    if edit.site.kind != "neurons" or weight is None or not edit.coordinates:
-        return
-    count = max(weight.shape) if weight.shape[0] == weight.shape[1] else int(weight.numel() // min(weight.shape))
-    if not all(0 <= index < count for index in edit.coordinates):
-        raise SiteError(
-            f"neuron {max(edit.coordinates)} does not exist at {edit.site}; it has neurons 0 to {count - 1}"
-        )

@@ -12,10 +12,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shammie.core.errors import DataError, MissingFileError, NonFiniteError, RunError, ShammieError
+from shammie.core.errors import BackendError, DataError, MissingFileError, NonFiniteError, RunError, ShammieError
 
 if TYPE_CHECKING:
     import torch
@@ -206,8 +207,8 @@ def read_json(path: PathLike) -> Any:
     return parse_json(read_bytes(path), path)
 
 
-def save_tensors(path: PathLike, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors atomically; the same tensors and metadata always give the same bytes."""
+def save_tensors(path: PathLike, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write safetensors atomically; the same tensors always give the same bytes."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -221,47 +222,23 @@ def save_tensors(path: PathLike, tensors: Mapping[str, torch.Tensor], metadata: 
     with _replacing(Path(path).resolve()) as temporary:
         mode = temporary.stat().st_mode
         try:
-            save_file(plain, temporary, metadata=metadata or None)
+            save_file(plain, temporary, metadata={"format": "pt"})  # as transformers expects it
         except SafetensorError as error:
             number = int((re.findall(r"os error (\d+)", str(error)) or [errno.EIO])[0])
             raise OSError(number, os.strerror(number)) from error
         temporary.chmod(mode)
-        if metadata:
-            _sort_metadata(temporary)
 
 
-def _sort_metadata(path: Path) -> None:
-    """Rewrite the header in place: safetensors writes metadata in the order of a random hash."""
-    with path.open("r+b") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        stream.seek(8)
-        stream.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
-        assert stream.tell() == 8 + size
-
-
-@contextmanager
-def _opened(path: PathLike, framework: str, device: str) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
+def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, on the CPU; a corrupt or truncated file is a DataError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        with reading(path), safe_open(path, framework=framework, device=device) as handle:
-            yield handle
+        with reading(path):
+            return load_file(path)
     except SafetensorError as error:
         raise DataError(f"{path} is corrupt or truncated ({error}); copy or make it again") from error
-
-
-def load_tensors(path: PathLike, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; a corrupt or truncated file is a DataError."""
-    with _opened(path, "pt", str(device)) as handle:
-        return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
-
-
-def tensor_metadata(path: PathLike) -> dict[str, str]:
-    """The metadata of a safetensors file, read without its tensors."""
-    with _opened(path, "numpy", "cpu") as handle:
-        return handle.metadata() or {}
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -293,6 +270,14 @@ def lock(path: PathLike, *, blocking: bool = False) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def package(name: str, extra: str) -> Any:
+    """The module `name`, which an extra of shammie installs; BackendError with the command where it is not."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise BackendError(f"the package {name} is not installed; run: pip install 'shammie[{extra}]'") from None
 
 
 def cache_directory() -> Path:

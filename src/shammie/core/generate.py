@@ -6,7 +6,7 @@ batched with. Where reasoning is not closed there is no answer, and stop strings
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -245,12 +245,3 @@ def ending_tokens(model: LanguageModel) -> frozenset[int]:
     named = getattr(model.module.generation_config, "eos_token_id", None)
     ends = named if isinstance(named, list) else [named]
     return frozenset(int(token) for token in [*ends, model.tokenizer.eos_token_id] if token is not None)
-
-
-def generate_batches(
-    model: LanguageModel, prompts: Sequence[Prompt], settings: GenerationSettings, *, rows: int = 32
-) -> Iterator[tuple[str, list[Completion]]]:
-    """The batches of `generate` one by one, each with a key by which a run can resume."""
-    encoded = encode_prompts(model, prompts, settings)
-    for index, jobs in enumerate(plan_generation(len(prompts), settings, rows)):
-        yield f"batch-{index:05d}", complete(model, encoded, jobs, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import shutil
@@ -16,14 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shammie.core import files
-from shammie.core.errors import (
-    BackendError,
-    DataError,
-    MissingFileError,
-    NonFiniteError,
-    ShammieError,
-    UnsupportedModelError,
-)
+from shammie.core.errors import DataError, MissingFileError, NonFiniteError, ShammieError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,11 +38,6 @@ class Header:
     sizes: Mapping[str, int]
 
     @property
-    def tied(self) -> bool:
-        """Whether the file has no output matrix of its own, so that the embedding serves as one."""
-        return "output.weight" not in self.sizes
-
-    @property
     def parameters(self) -> int:
         """The number of stored weights."""
         return sum(self.sizes.values())
@@ -59,12 +46,11 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read the head of a GGUF file, and check that the weights it promises are there, without touching them.
 
-    Raises DataError (empty, corrupt or truncated, not a model) and BackendError if gguf is not installed.
+    Raises DataError: empty, corrupt or truncated, or not a model.
     """
-    need_packages()
     from gguf import GGUFReader, GGUFValueType
 
-    class Reader(GGUFReader):  # type: ignore[misc]
+    class Reader(GGUFReader):
         """Stops at the file's end, past which its parent would follow a damaged length for hours."""
 
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
@@ -118,7 +104,7 @@ def making(target: Path) -> Iterator[Path | None]:
 
     Waits for another process at work on it, and clears away what a killed one left.
     """
-    if read_source(target) is not None:
+    if read_source(target) is not None:  # looked up first, so that a cache for all may be read-only
         yield None
         return
     with files.lock(target.with_name(f"{target.name}.lock"), blocking=True):
@@ -136,9 +122,9 @@ def read_source(directory: Path) -> dict[str, Any] | None:
     try:
         source: dict[str, Any] = files.read_json(directory / SOURCE)
         sizes = {name: (directory / name).stat().st_size for name in source["files"]}
-    except (ShammieError, OSError):
+        return source if source["format"] == FORMAT and source["files"] == sizes else None
+    except (ShammieError, OSError, LookupError, TypeError):
         return None
-    return source if source["format"] == FORMAT and source["files"] == sizes else None
 
 
 def convert_into(path: Path, directory: Path, *, extra: Mapping[str, Any] | None = None) -> None:
@@ -146,6 +132,7 @@ def convert_into(path: Path, directory: Path, *, extra: Mapping[str, Any] | None
 
     Raises as `convert_gguf` does.
     """
+    need_packages()
     header = read_header(path)
     need = 4 * header.parameters
     if (free := shutil.disk_usage(directory).free) < need:
@@ -160,6 +147,8 @@ def convert_into(path: Path, directory: Path, *, extra: Mapping[str, Any] | None
         _check_finite(model, path)
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+    for item in directory.iterdir():  # safetensors makes its files unreadable for others
+        item.chmod((directory / "config.json").stat().st_mode)
     source = {
         "format": FORMAT,
         "gguf": path.name,
@@ -176,11 +165,7 @@ def convert_into(path: Path, directory: Path, *, extra: Mapping[str, Any] | None
 def need_packages() -> None:
     """Raise BackendError unless the packages that reading GGUF takes are installed."""
     for name in ("gguf", "accelerate"):
-        if importlib.util.find_spec(name) is None:
-            raise BackendError(
-                f"Reading a GGUF file needs the package {name}, which is not installed; "
-                "run: pip install 'shammie[demo]'."
-            )
+        files.package(name, "demo")
 
 
 @contextlib.contextmanager
@@ -225,17 +210,17 @@ def _load_model(path: Path, header: Header) -> PreTrainedModel:
     import transformers
 
     # Without this, files of some architectures stay packed where the `kernels` package is installed.
-    unpack = getattr(transformers, "GgufConfig", None)
+    unpack = getattr(transformers, "GgufConfig", None)  # new in the course of transformers 5
     options = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
     with _alone(path, header, "weights") as folder:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file="model.gguf",
             dtype=torch.float32,
+            **options,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below
-            **options,
         )
     for name, found, wanted in info["mismatched_keys"]:
         raise DataError(
@@ -247,7 +232,7 @@ def _load_model(path: Path, header: Header) -> PreTrainedModel:
             f"{path} has no weights for {min(absent)} ({len(absent)} tensors are missing in all); download or copy it "
             "again, join its parts if it has several, or use the model's safetensors original."
         )
-    spare = header.sizes["output.weight"] if model.config.tie_word_embeddings and not header.tied else 0
+    spare = header.sizes.get("output.weight", 0) if model.config.tie_word_embeddings else 0
     left = header.parameters - spare - sum(parameter.numel() for parameter in model.parameters())
     stretch = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
     if left or (stretch != "none" and header.architecture != "gpt-oss"):  # transformers reads it for that one alone

@@ -102,7 +102,7 @@ class Harvest:
         """Expected tokens and bytes on disk, from the lengths of the first texts; runs no model."""
         sample = [min(len(encode(self.model, text)), self.max_tokens) for text in self.texts[:_SAMPLE]]
         tokens = round(sum(sample) / len(sample) * len(self.texts))
-        width = sum(_width(self.model, site) for site in self.sites)
+        width = sum(self.model.anatomy.site_width(site) for site in self.sites)
         size = tokens * (width * self.dtype.itemsize + 3 * 4)
         return {"texts": len(self.texts), "shards": len(self.shards), "tokens": tokens, "bytes": size}
 
@@ -122,7 +122,7 @@ class Harvest:
     def _shard(self, blocks: list[Captured], ids: list[list[int]], start: int) -> dict[str, Tensor]:
         if not blocks:
             empty = torch.zeros(0, dtype=torch.int32)
-            states = {str(s): torch.zeros(0, _width(self.model, s), dtype=self.dtype) for s in self.sites}
+            states = {str(s): torch.zeros(0, self.model.anatomy.site_width(s), dtype=self.dtype) for s in self.sites}
             return {"text": empty, "position": empty, "token": empty, **states}
         row = torch.cat([block.row for block in blocks]).cpu()
         position = torch.cat([block.position for block in blocks]).cpu()
@@ -218,14 +218,3 @@ class Activations:
             raise MismatchError(
                 f"{self.directory} holds states of weights {self.index['model_hash'][:12]}, but {model.name} has {model.hash[:12]}"
             )
-
-
-def _width(model: LanguageModel, site: Site) -> int:
-    anatomy = model.anatomy
-    if site.layer is not None and site.kind == "neurons":
-        return anatomy.neuron_count(site.layer)
-    if site.layer is not None and site.kind == "router":
-        return anatomy.expert_count(site.layer)
-    if site.layer is not None and site.kind == "expert_neurons":
-        return anatomy.neuron_count(site.layer) * len(site.experts)
-    return anatomy.width

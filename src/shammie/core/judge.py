@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from string import Formatter
+from string import Template
 from typing import Protocol
 
 from shammie.core import files
@@ -19,8 +18,8 @@ LOG = "judgements.jsonl"
 BATCH = 64  # prompts given to the completer at once; a kill loses at most these
 UNPARSABLE = "unparsable"
 _NEGATED = re.compile(r"(?:\b(?:not|never|neither|nor|cannot)(?: be)?|n't(?: be)?)\s+\W*$", re.IGNORECASE)
-_JOINED = re.compile(r"\W*(?:(?:or|and|nor|vs)\b\W*)?", re.IGNORECASE)
 _LABEL = re.compile(r"[\W_]*(?:(?:(?:my|the|final) )*(?:verdict|answer|grade|label|judge?ment)\W+(?:is\W+)?)?", re.I)
+_STATED = re.compile(r'"verdict"\s*:\s*"([^"]*)"')
 _END = re.compile(r"[^\w\n]*?(?:[.;!\n]|$)")
 
 
@@ -36,7 +35,7 @@ class Completer(Protocol):
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A named, versioned question with fields in braces and the only verdicts it allows.
+    """A named, versioned question with fields written $name (a dollar sign as $$) and the only verdicts it allows.
 
     Verdicts are words or phrases, told apart without regard to case; a space, hyphen or underscore in one is the same.
     """
@@ -51,36 +50,38 @@ class JudgePrompt:
             raise ShammieError(f"judge prompt {self.name!r} needs verdicts that differ by more than case")
         if not all(re.fullmatch(r"\w(?:.*\w)?", verdict) for verdict in self.verdicts):
             raise ShammieError(f"judge prompt {self.name!r} has a verdict that does not begin and end with a word")
-        _fields(self.name, self.template)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the template's fields in order of first use."""
-        return _fields(self.name, self.template)
+        if not Template(self.template).is_valid():
+            raise ShammieError(f"judge prompt {self.name!r} has a $ that begins no field; write $$ for the sign itself")
 
     def fill(self, record: Mapping[str, object]) -> str:
         """Put a record's values into the template; other keys of the record are ignored."""
-        missing = [name for name in self.fields if name not in record]
-        if missing:
-            raise ShammieError(f"judge prompt {self.name!r} lacks the field {missing[0]!r}; add it to the record")
-        return self.template.format(**{name: record[name] for name in self.fields})
+        try:
+            return Template(self.template).substitute(record)
+        except KeyError as error:
+            raise ShammieError(f"judge prompt {self.name!r} lacks the field {error}; add it to the record") from None
 
     def parse(self, text: str) -> str | None:
         """Read the verdict out of a judge's reply; None when it states none, never a guess.
 
-        A `<think>` block is skipped. The last JSON object with a key "verdict" decides. Without one the last verdict
-        decides that fills a line or its first sentence ("Verdict: CORRECT."), else the last spelled as in the prompt,
-        else the only one named at all. Negated ("not correct") and listed ("correct or incorrect") ones state nothing.
+        A `<think>` block is skipped. The last `"verdict": "..."` of JSON decides. Without one the verdict decides
+        that fills a line or its first sentence ("Verdict: CORRECT."), else the only one named at all unless it is
+        negated ("not correct"). Where two differ, none is stated.
         """
         reply = text.rpartition("</think>")[2]
         if "<think>" in reply:
             return None
         known = {_key(verdict): verdict for verdict in self.verdicts}
-        stated = [item["verdict"] for item in _json_objects(reply) if "verdict" in item]
-        if stated:
-            return known.get(_key(str(stated[-1])))
-        words = _verdict_pattern(self.verdicts).finditer(reply)
-        return _decisive(reply, [(known[_key(word[0])], word) for word in words])
+        if stated := _STATED.findall(reply):
+            return known.get(_key(stated[-1]))
+        words = list(_verdict_pattern(self.verdicts).finditer(reply))
+        filling = [
+            word
+            for word in words
+            if _LABEL.fullmatch(reply[: word.start()].rpartition("\n")[2]) and _END.match(reply, word.end())
+        ]
+        named = {known[_key(word[0])] for word in filling or words}
+        negated = not filling and any(_NEGATED.search(reply[: word.start()]) for word in words)
+        return named.pop() if len(named) == 1 and not negated else None
 
 
 @dataclass(frozen=True)
@@ -170,46 +171,23 @@ class Judge:
                 self.corrupt_lines += 1
 
 
-class RegexJudge:
-    """A judge without a model: the first of its patterns found in one field of the record gives the verdict."""
+class RegexCompleter:
+    """A judge without a model: answers with the verdict of the first of its patterns that the prompt's text holds."""
 
-    def __init__(self, patterns: Sequence[tuple[str, str]], field: str = "response") -> None:
+    def __init__(self, patterns: Sequence[tuple[str, str]]) -> None:
         try:
             self._patterns = [(re.compile(pattern), verdict) for pattern, verdict in patterns]
         except re.error as error:
             raise ShammieError(f"pattern {error.pattern!r} of the regex judge is broken: {error}") from error
-        self._field = field
-        digest = files.sha256_bytes(json.dumps([field, *map(list, patterns)]).encode())
-        self.identity = f"regex-{digest[:12]}"
+        self.identity = f"regex-{files.sha256_bytes(json.dumps(patterns).encode())[:12]}"
 
-    def judge(self, prompt: JudgePrompt, records: Sequence[Mapping[str, object]]) -> list[Judgement]:
-        """Judge records in order, as `Judge.judge` does; the template's other fields are not needed."""
-        strange = [verdict for _, verdict in self._patterns if verdict not in prompt.verdicts]
-        if strange:
-            raise ShammieError(f"verdict {strange[0]!r} of the regex judge is not one of prompt {prompt.name!r}")
-        return [self._one(prompt, record) for record in records]
-
-    def _one(self, prompt: JudgePrompt, record: Mapping[str, object]) -> Judgement:
-        if self._field not in record:
-            raise ShammieError(f"judge prompt {prompt.name!r} lacks the field {self._field!r}; add it to the record")
-        text = str(record[self._field])
-        verdict = next((verdict for pattern, verdict in self._patterns if pattern.search(text)), None)
-        return Judgement(verdict, text, False, self.identity)
+    def complete(self, prompts: Sequence[str]) -> list[str]:
+        """One verdict a prompt, empty where no pattern is found; a template of "$response" shows the reply alone."""
+        return [next((verdict for pattern, verdict in self._patterns if pattern.search(text)), "") for text in prompts]
 
 
 def _key(verdict: str) -> str:
     return re.sub(r"[\s_-]+", " ", verdict.strip()).casefold()
-
-
-def _fields(prompt: str, template: str) -> tuple[str, ...]:
-    """Names of a template's fields in order of first use; they are plain names without format or conversion."""
-    try:
-        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
-    except ValueError as error:
-        raise ShammieError(f"judge prompt {prompt!r} has a broken template: {error}") from error
-    if any(form or turn or not str(name).isidentifier() for name, form, turn in parts):
-        raise ShammieError(f"judge prompt {prompt!r} has a field that is no plain name; double the braces of text")
-    return tuple(dict.fromkeys(str(name) for name, _, _ in parts))
 
 
 def _verdict_pattern(verdicts: Sequence[str]) -> re.Pattern[str]:
@@ -217,36 +195,3 @@ def _verdict_pattern(verdicts: Sequence[str]) -> re.Pattern[str]:
     longest = sorted(verdicts, key=len, reverse=True)
     choices = "|".join(r"[\s_-]+".join(map(re.escape, _key(verdict).split(" "))) for verdict in longest)
     return re.compile(rf"(?<![\w-])(?:{choices})(?![\w-])", re.IGNORECASE)
-
-
-def _decisive(reply: str, found: Sequence[tuple[str, re.Match[str]]]) -> str | None:
-    """Choose among the verdicts named in a reply the one it states; `JudgePrompt.parse` gives the rule."""
-    labelled = [
-        place
-        for place, (_, word) in enumerate(found)
-        if _LABEL.fullmatch(reply[: word.start()].rpartition("\n")[2]) and _END.match(reply, word.end())
-    ]
-    exact = [place for place, (verdict, word) in enumerate(found) if word[0] == verdict]
-    unanimous = range(len(found)) if len({verdict for verdict, _ in found}) == 1 else ()
-    place = next((places[-1] for places in (labelled, exact, unanimous) if places), None)
-    if place is None or _NEGATED.search(reply[: found[place][1].start()]):
-        return None
-    near = found[max(place - 1, 0) : place + 2]
-    listed = any(
-        first != second and _JOINED.fullmatch(reply[left.end() : right.start()])
-        for (first, left), (second, right) in pairwise(near)
-    )
-    return None if listed else found[place][0]
-
-
-def _json_objects(text: str) -> Iterator[dict[str, object]]:
-    """All JSON objects that stand in a text, outermost only."""
-    decoder, place = json.JSONDecoder(), text.find("{")
-    while place >= 0:
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError):
-            value, end = None, place + 1
-        if isinstance(value, dict):
-            yield value
-        place = text.find("{", end)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -135,31 +137,43 @@ def _read(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     revision = {"revision": options.pop("revision")}
     with _quiet():
-        try:
+        with _reading(weights, "config"):
             config = AutoConfig.from_pretrained(weights, trust_remote_code=False, **revision)
-            if config.model_type not in FAMILIES:
-                raise UnsupportedModelError(
-                    f"{weights} is of model type {config.model_type!r}, which has no anatomy row; "
-                    f"supported: {', '.join(sorted(FAMILIES))}"
-                )
+        if config.model_type not in FAMILIES:
+            raise UnsupportedModelError(
+                f"{weights} is of model type {config.model_type!r}, which has no anatomy row; "
+                f"supported: {', '.join(sorted(FAMILIES))}"
+            )
+        with _reading(weights, "config or weights"):
             module, info = AutoModelForCausalLM.from_pretrained(
                 weights, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-                **options, **revision,
+                ignore_mismatched_sizes=True, **options, **revision,
             )  # fmt: skip
+        with _reading(weights, "tokenizer"):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(weights, trust_remote_code=False, **revision)
-        except SafetensorError as error:
-            raise DataError(
-                f"{weights}: a safetensors file is corrupt or cut short ({error}); fetch it again"
-            ) from None
-        except (OSError, HFValidationError, ValueError, KeyError) as error:
-            if isinstance(error, ShammieError):
-                raise
-            reason = " ".join(str(error).split())
-            raise MissingFileError(f"cannot load {weights!r} from disk or the Hub: {reason[:240]}") from None
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if absent:
+    if absent := sorted(info["missing_keys"]):
         raise DataError(f"{weights} lacks weights that its config asks for, such as {absent[0]} ({len(absent)} in all)")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise DataError(
+            f"{weights} does not fit its config: {name} is stored as {tuple(found)}, not as {tuple(wanted)}"
+        )
     return module, tokenizer
+
+
+@contextmanager
+def _reading(weights: str, part: str) -> Iterator[None]:
+    """Turn whatever transformers raises over a part of a model into one sentence."""
+    try:
+        yield
+    except (ShammieError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except SafetensorError as error:
+        raise DataError(f"{weights}: a safetensors file is corrupt or cut short ({error}); fetch it again") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:240] or type(error).__name__
+        if isinstance(error, OSError | HFValidationError):
+            raise MissingFileError(f"cannot load {weights!r} from disk or the Hub: {reason}") from None
+        raise DataError(f"{weights}: its {part} cannot be used ({reason}); mend or fetch it again") from None
 
 
 def _move(module: PreTrainedModel, device: str) -> PreTrainedModel:

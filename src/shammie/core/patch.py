@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shammie.core import files
 from shammie.core.anatomy import WeightSlice
 from shammie.core.artifact import load_artifact, save_artifact
-from shammie.core.errors import MismatchError, NonFiniteError, ShammieError, SiteError
+from shammie.core.errors import DataError, MismatchError, NonFiniteError, ShammieError, SiteError
 from shammie.core.model import LanguageModel
 
 Kind = Literal["rows", "columns", "low_rank", "dense"]
@@ -56,11 +56,11 @@ class Delta:
             return (slice(None), self.tensors["index"].to(view.device))
         return (slice(None),)
 
-    def amount(self) -> Float[Tensor, "..."]:
-        """The addend of the touched entries, in float32."""
+    def amount(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
+        """The addend of the touched entries."""
         if self.kind == "low_rank":
-            return self.tensors["left"].float() @ self.tensors["right"].float()
-        return self.tensors["values"].float()
+            return self.tensors["left"].to(dtype) @ self.tensors["right"].to(dtype)
+        return self.tensors["values"].to(dtype)
 
     def check(self, view: Float[Tensor, "N D"]) -> None:
         """Raise SiteError unless the delta fits the slice."""
@@ -68,9 +68,9 @@ class Delta:
         index = self.tensors.get("index")
         if index is not None:
             axis = 0 if self.kind == "rows" else 1
-            if len(index) and not 0 <= int(index.min()) <= int(index.max()) < wanted[axis]:
+            if astray := [i for i in index.tolist() if not 0 <= i < wanted[axis]]:
                 raise SiteError(
-                    f"{self.kind[:-1]} {int(index.max())} of {self.target.parameter} does not exist; it has {wanted[axis]}"
+                    f"{self.kind[:-1]} {astray[0]} of {self.target.parameter} does not exist; it has {wanted[axis]}"
                 )
             wanted = (len(index), wanted[1]) if self.kind == "rows" else (wanted[0], len(index))
         found = (
@@ -78,6 +78,8 @@ class Delta:
             if self.kind == "low_rank"
             else tuple(self.tensors["values"].shape)
         )
+        if self.kind == "low_rank" and self.tensors["left"].shape[1] != self.tensors["right"].shape[0]:
+            raise SiteError(f"the two factors of the change of {self.target.parameter} differ in rank")
         if found != wanted:
             raise SiteError(f"the change of {self.target.parameter} has shape {found}, the weights it changes {wanted}")
 
@@ -157,6 +159,7 @@ class WeightPatch:
             applied.restore()
             raise
         model.patches.append(self.hash)
+        applied.depth = len(model.patches)
         return applied
 
     @contextmanager
@@ -193,16 +196,19 @@ class WeightPatch:
     def from_pretrained(cls, directory: str | Path) -> WeightPatch:
         """Read a saved patch."""
         artifact = load_artifact(Path(directory), "weight_patch")
-        deltas = tuple(
-            Delta(
-                WeightSlice(**entry["target"]),
-                entry["kind"],
-                {name: artifact.tensors[f"{i}.{name}"] for name in _PARTS[entry["kind"]]},
+        try:
+            deltas = tuple(
+                Delta(
+                    WeightSlice(**entry["target"]),
+                    entry["kind"],
+                    {name: artifact.tensors[f"{i}.{name}"] for name in _PARTS[entry["kind"]]},
+                )
+                for i, entry in enumerate(artifact.config["deltas"])
             )
-            for i, entry in enumerate(artifact.config["deltas"])
-        )
-        provenance = dict(artifact.provenance)
-        return cls(deltas, provenance.pop("model_hash"), artifact.config["tied"], provenance)
+            provenance = dict(artifact.provenance)
+            return cls(deltas, provenance.pop("model_hash"), artifact.config["tied"], provenance)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{directory} is no whole patch ({error}); copy or make it again") from None
 
     def export(self, model: LanguageModel, directory: str | Path, *, any_model: bool = False) -> None:
         """Write the patched model as a plain Hugging Face checkpoint with its tokenizer; the model itself is unchanged."""
@@ -218,6 +224,7 @@ class AppliedPatch:
     def __init__(self, model: LanguageModel, patch: WeightPatch) -> None:
         self.model = model
         self.patch = patch
+        self.depth = 0  # how many patches were in force once this one was; 0 while it is not
         self._former: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
         self._tied_weight: nn.Parameter | None = None
 
@@ -229,7 +236,8 @@ class AppliedPatch:
             delta.check(view)
             part = delta.part(view)
             former = view[part].clone()
-            new = (former.float() + delta.amount().to(view.device)).to(view.dtype)
+            wide = torch.promote_types(view.dtype, torch.float32)
+            new = (former.to(wide) + delta.amount(wide).to(view.device)).to(view.dtype)
             if not new.isfinite().all():
                 raise NonFiniteError(f"the patch makes {delta.target.parameter} infinite or NaN in {view.dtype}")
             self._former.append((view, part, former))
@@ -237,10 +245,13 @@ class AppliedPatch:
 
     def revert(self) -> None:
         """Put the former bytes back."""
-        if not self.model.patches or self.model.patches[-1] != self.patch.hash:
+        if not self.depth:
+            raise ShammieError("this patch is not in force (any more)")
+        if len(self.model.patches) != self.depth:
             raise ShammieError("revert patches in the opposite order of applying them: another one was applied later")
         self.restore()
         self.model.patches.pop()
+        self.depth = 0
 
     def restore(self) -> None:
         """Undo `write`, whole or half done."""
@@ -275,9 +286,20 @@ class AppliedPatch:
 
 def _view(model: LanguageModel, target: WeightSlice) -> Tensor:
     try:
-        view = target.view(model.module)
+        stored = model.module.get_parameter(target.parameter)
     except AttributeError:
         raise SiteError(f"{model.name} has no weight {target.parameter}") from None
+    experts = stored.shape[0] if stored.ndim == 3 else 0
+    if target.expert is not None and not 0 <= target.expert < experts:
+        raise SiteError(
+            f"{target.parameter} has no expert {target.expert}; "
+            + (f"it has 0 to {experts - 1}" if experts else "it is dense")
+        )
+    if stored.ndim - (target.expert is not None) != 2:
+        raise SiteError(
+            f"{target.parameter} is no matrix" + (f"; name one of its {experts} experts" if experts else "")
+        )
+    view = target.view(model.module)
     if view.is_meta:
         raise ShammieError(f"{target.parameter} is offloaded; load the model without offloading to change its weights")
     return view

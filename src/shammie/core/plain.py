@@ -6,17 +6,16 @@ import dataclasses
 import difflib
 import functools
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from shammie.core.errors import ShammieError
 
 C = TypeVar("C")
 Hook = Callable[[Any, Any], Any]
+_SEQUENCES: tuple[Any, ...] = (tuple, list)
 ABSENT = type("Absent", (), {"__repr__": lambda _: "nothing"})()
 
 
@@ -38,32 +37,25 @@ def from_plain(cls: type[C], mapping: Mapping[str, Any]) -> C:
         ShammieError: an unknown or missing key or a wrong type, naming key, class and the known keys.
     """
     try:
-        return structure(mapping, cls)
+        built: C = _converter().structure(mapping, cls)
+        return built
     except Exception as error:
         raise _explain(error, cls, mapping) from error
-
-
-def structure(value: Any, kind: Any) -> Any:
-    """The plain value as an instance of the annotation `kind`; raises some Exception where it does not fit."""
-    return _converter().structure(value, kind)
 
 
 @functools.cache
 def _converter() -> Any:
     import cattrs
+    from cattrs.strategies import configure_union_passthrough
 
     converter: Any = cattrs.Converter(forbid_extra_keys=True)
     for kind in (str, int, bool, float):
         converter.register_structure_hook(kind, _exactly)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    converter.register_structure_hook_factory(_has_origin(tuple, list), _sequence_hook)
-    converter.register_structure_hook_factory(_has_origin(Union, types.UnionType), _union_hook)
+    converter.register_structure_hook_factory(lambda kind: get_origin(kind) in _SEQUENCES, _sequence_hook)
+    configure_union_passthrough(str | int | bool | float | None, converter)
     converter.register_structure_hook_func(_is_tensor, lambda value, _: value)
     return converter
-
-
-def _has_origin(*origins: Any) -> Callable[[Any], bool]:
-    return lambda kind: get_origin(kind) in origins
 
 
 def _is_tensor(kind: Any) -> bool:
@@ -87,21 +79,6 @@ def _sequence_hook(kind: Any, converter: Any) -> Hook:
             raise TypeError
         inner = arms[:1] * len(value) if repeated else arms
         return origin(converter.structure(part, arm) for part, arm in zip(value, inner, strict=True))
-
-    return hook
-
-
-def _union_hook(kind: Any, converter: Any) -> Hook:
-    """The first arm that takes the value."""
-    arms = [arm for arm in get_args(kind) if arm is not type(None)]
-
-    def hook(value: Any, _: Any) -> Any:
-        if value is None and len(arms) < len(get_args(kind)):
-            return None
-        for arm in arms[:-1]:
-            with suppress(Exception):
-                return converter.structure(value, arm)
-        return converter.structure(value, arms[-1])
 
     return hook
 
@@ -132,7 +109,12 @@ def _explain(error: BaseException, cls: type, value: Any) -> ShammieError:
     if value is ABSENT:
         return ShammieError(f"{place} is missing; {keys}")
     kind = str(wanted).replace("typing.", "") if get_args(wanted) else wanted.__name__
-    return ShammieError(f"{place} must be {kind}, but is {value!r} ({type(value).__name__}); {keys}")
+    return ShammieError(f"{place} must be {kind}, but is {_short(value)} ({type(value).__name__}); {keys}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def differences(left: Any, right: Any, tolerance: float = 0.0, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -6,6 +6,7 @@ which prompt (row) and whether a real token stands there.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -113,10 +114,7 @@ class RowSpans(Positions):
 
     def _choose(self, frame: Frame) -> Bool[Tensor, "B T"]:
         bounds = torch.tensor(self.spans, device=frame.position.device)
-        if int(frame.row.max()) >= len(self.spans):
-            raise SiteError(
-                f"positions are given for {len(self.spans)} prompts, but the batch has prompt {int(frame.row.max())}"
-            )
+        _check_rows(len(self.spans), frame)
         start, stop = bounds[frame.row].unbind(-1)
         return (frame.position >= start[:, None]) & (frame.position < stop[:, None])
 
@@ -131,10 +129,19 @@ class Mask(Positions):
 
     chosen: Bool[Tensor, "N S"]
 
+    def __repr__(self) -> str:
+        table = self.chosen.to("cpu", torch.uint8).contiguous()  # torch's own text leaves out the middle of a large one
+        return f"Mask({tuple(table.shape)}, sha256={hashlib.sha256(table.numpy().tobytes()).hexdigest()})"
+
     def _choose(self, frame: Frame) -> Bool[Tensor, "B T"]:
-        table = self.chosen.to(frame.position.device)
-        inside = frame.position < table.shape[1]
-        return table[frame.row[:, None], frame.position.clamp(max=table.shape[1] - 1)] & inside
+        _check_rows(len(self.chosen), frame)
+        table = torch.nn.functional.pad(self.chosen.to(frame.position.device), (0, 1))  # beyond it nothing is chosen
+        return table[frame.row[:, None], frame.position.clamp(max=table.shape[1] - 1)]
+
+
+def _check_rows(prompts: int, frame: Frame) -> None:
+    if int(frame.row.max()) >= prompts:
+        raise SiteError(f"positions are given for {prompts} prompts, but the batch has prompt {int(frame.row.max())}")
 
 
 ALL = AllTokens()
@@ -164,6 +171,8 @@ def text_spans(tokenizer: object, texts: Sequence[str], parts: Sequence[str]) ->
 
     Needs a fast tokenizer (character offsets). Raises SiteError naming the text whose part is missing.
     """
+    if len(texts) != len(parts):
+        raise SiteError(f"{len(texts)} texts but {len(parts)} parts; name one part for each text")
     spans = []
     for text, part in zip(texts, parts, strict=True):
         start = text.rfind(part)
@@ -171,6 +180,8 @@ def text_spans(tokenizer: object, texts: Sequence[str], parts: Sequence[str]) ->
             raise SiteError(f"the text {text!r} does not contain {part!r}")
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]  # type: ignore[operator]
         inside = [i for i, (a, b) in enumerate(offsets) if a < start + len(part) and b > start and b > a]
+        if not inside:
+            raise SiteError(f"no token of the text {text!r} covers {part!r}; this tokenizer drops it")
         spans.append((inside[0], inside[-1] + 1))
     return RowSpans(tuple(spans))
 

@@ -169,7 +169,8 @@ class SharedPrefixes:
         Args:
             row: which prompt each sequence belongs to. While edits are in force only sequences of the same row share,
                 because an edit may differ between rows.
-            own: how many of its last tokens a sequence must read itself (at least 1), because their states are wanted.
+            own: how many of its last tokens a sequence must read itself (at least 1), because their states are wanted;
+                the first of them is the prompt's last token.
         """
         own = [1] * len(sequences) if own is None else own
         self.model, self.sequences, self.row = model, sequences, row
@@ -197,7 +198,7 @@ class SharedPrefixes:
 
     def _read(self, past: KeyValues, ids: Tensor, mask: Tensor, members: Sequence[int]) -> Tensor:
         row = torch.tensor([self.row[i] for i in members], device=ids.device)
-        length = torch.tensor([len(self.sequences[i]) for i in members], device=ids.device)
+        length = torch.tensor([len(self._heads[i]) + 1 for i in members], device=ids.device)
         return read(self.model, past, ids, mask, row, length)
 
     def _branches(self, homes: Sequence[tuple[int, int, int] | None]) -> KeyValues:

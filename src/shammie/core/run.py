@@ -64,11 +64,11 @@ def _load(directory: Path) -> dict[str, Any]:
     path = directory / RECORD
     record = files.read_json(path)
     names = {field.name for field in dataclasses.fields(RunRecord)} - {"directory", "results"}
-    if not isinstance(record, dict) or not names | {"schema"} <= record.keys():
-        raise DataError(f"{path} is no record of a shammie run; choose another directory")
-    if record["schema"] != SCHEMA:
-        raise DataError(f"{path} has schema {record['schema']}, not {SCHEMA}; use the shammie version that wrote it")
-    return {name: record[name] for name in record if name in names}
+    if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA or record.keys() != names:
+        raise DataError(
+            f"{path} is no record of this version of shammie; use the one that wrote it, or another directory"
+        )
+    return record
 
 
 def _progress(directory: Path) -> tuple[dict[str, int], int]:
@@ -96,11 +96,7 @@ def _progress(directory: Path) -> tuple[dict[str, int], int]:
 def _results(directory: Path, done: dict[str, int]) -> list[dict[str, Any]]:
     path, committed = directory / RESULTS, next(reversed(done.values()), 0)
     lines = files.read_bytes(path)[:committed].removesuffix(b"\n").split(b"\n") if committed else []
-    records = [files.parse_json(line, path, number) for number, line in enumerate(lines, 1)]
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object; run again in another --output-dir")
-    return records
+    return [files.parse_json(line, path, number) for number, line in enumerate(lines, 1)]
 
 
 def read_run(directory: files.PathLike) -> RunRecord:
@@ -198,10 +194,6 @@ class Run:
         line = files.to_json({"key": key, "bytes": size}, key) + "\n"
         self._length = files.append(self.path(PROGRESS), files.encode(line), at=self._length)
         self._done[key] = size
-
-    def done(self, key: str) -> bool:
-        """Whether the item's records are committed."""
-        return key in self._done
 
     def pending(self, keys: Iterable[str]) -> list[str]:
         """The keys still to do, in their order; none when the run was already finished."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from shammie.core.batch import Message, encode, plan_batches
-from shammie.core.errors import DataError
+from shammie.core.errors import DataError, NonFiniteError
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import SharedPrefixes
 
@@ -68,6 +69,10 @@ def score_tokens(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequ
         for i in members:
             tokens, log_probs = tuple(log_probs[: own[i]]), log_probs[own[i] :]
             results[i] = Scored(sum(tokens), tokens)
+            if isnan(results[i].log_probability):
+                raise NonFiniteError(
+                    f"the score of pair {i} is not a number: its states or logits hold NaN or infinity"
+                )
     return [results[i] for i in range(len(pairs))]
 
 

@@ -29,7 +29,6 @@ _TRANSFORMER_LENS = {
     "hook_attn_out": "attention_out",
     "hook_mlp_out": "mlp_out",
     "mlp.hook_post": "neurons",
-    "mlp.hook_pre_linear": "mlp_in",
 }
 
 

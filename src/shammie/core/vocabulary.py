@@ -52,7 +52,7 @@ def lens_top(
     """Logit lens: the k likeliest tokens of each residual state, with log-probabilities."""
 
     def best(logits: Tensor) -> tuple[Tensor, Tensor]:
-        scores, ids = logits.log_softmax(-1).topk(k, dim=-1)
+        scores, ids = logits.log_softmax(-1).topk(min(k, logits.shape[-1]), dim=-1)
         return ids, scores
 
     blocks = [best(logits) for logits in _lens_blocks(model, states, budget)]
@@ -90,6 +90,8 @@ def _lens_blocks(model: LanguageModel, states: Tensor, budget: int) -> Iterator[
 def _gathered(
     model: LanguageModel, states: Tensor, tokens: Tensor, budget: int, read: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
+    if len(tokens) != len(states):
+        raise ShammieError(f"{len(states)} states but tokens for {len(tokens)}; give each state its own")
     parts, start = [], 0
     for logits in _lens_blocks(model, states, budget):
         stop = start + len(logits)

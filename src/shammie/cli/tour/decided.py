@@ -62,7 +62,7 @@ def _patching(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
     base = _margins(context, pairs)
     tokens = encode(model, pairs[0].target.prompt)
     name = _name_position(context, pairs[0].target)
-    effects = {role: _patched(context, pairs, base, role) for role in ("source", "other")}  # [pairs, layers, T]
+    effects = _patched(context, pairs, base)
     words = [token_text(model, token) for token in tokens]
     words[name] = " [country]"
     yield {
@@ -78,8 +78,8 @@ def _patching(context: TourContext, pairs: Sequence[Pair]) -> Iterator[Record]:
             yield {"kind": "place", "place": place, "layer": layer, "effect": effect, "control": control}
 
 
-def _patched(context: TourContext, pairs: Sequence[Pair], base: Tensor, role: str) -> Tensor:
-    """Normalized effect of putting the role's state into the target's prompt [pairs, layers, T].
+def _patched(context: TourContext, pairs: Sequence[Pair], base: Tensor) -> dict[str, Tensor]:
+    """Normalized effect of putting the source's, or the other's, state into the target's prompt: each [pairs, layers, T].
 
     Tokens before the first one in which the prompts differ have equal states, so patching them is exactly nothing.
     """
@@ -91,21 +91,22 @@ def _patched(context: TourContext, pairs: Sequence[Pair], base: Tensor, role: st
     from shammie.core.position import RowSpans
     from shammie.core.site import residual
 
-    model = context.model
+    model, roles = context.model, ("source", "other")
     length, first = len(encode(model, pairs[0].target.prompt)), _shared(context, pairs)
-    rows = [(p, position) for p in range(len(pairs)) for position in range(first, length)]
+    donors = [getattr(pair, role) for role in roles for pair in pairs]
+    rows = [(donor, position) for donor in range(len(donors)) for position in range(first, length)]
+    owners = [pairs[donor % len(pairs)] for donor, _ in rows]
+    bases = base[[donor % len(pairs) for donor, _ in rows]]
     spans = RowSpans(tuple((position, position + 1) for _, position in rows))
-    owners = torch.tensor([p for p, _ in rows])
     sites = [residual(layer) for layer in range(len(model.anatomy.layers))]
-    states = capture(model, make_batch(model, [getattr(pair, role).prompt for pair in pairs]), sites)
-    grid = torch.zeros(len(pairs), len(sites), length)
+    states = capture(model, make_batch(model, [donor.prompt for donor in donors]), sites)
+    grid = torch.zeros(len(donors), len(sites), length)
     for layer, site in enumerate(sites):
-        values = torch.stack([states[site][p, position] for p, position in rows])
+        values = torch.stack([states[site][donor, position] for donor, position in rows])
         with edited(model, [replace(site, values, positions=spans)]):
-            logits = last_logits(model, [pairs[p].target.prompt for p, _ in rows], rows=len(rows))
-        effect = _normalized(logits, [pairs[p] for p, _ in rows], base[owners])
-        grid[:, layer, first:] = effect.view(len(pairs), length - first)
-    return grid
+            logits = last_logits(model, [pair.target.prompt for pair in owners], rows=len(rows))
+        grid[:, layer, first:] = _normalized(logits, owners, bases).view(len(donors), length - first)
+    return dict(zip(roles, grid.split(len(pairs)), strict=True))
 
 
 def _shared(context: TourContext, pairs: Sequence[Pair]) -> int:
