@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -307,8 +306,3 @@ def arguments(description: str, groups: Sequence[str]) -> argparse.ArgumentParse
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--peak", metavar="SIDE", help=argparse.SUPPRESS)
     return parser
-
-
-def middle(values: Sequence[float]) -> float:
-    """Plain median."""
-    return statistics.median(values)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import common
@@ -43,10 +42,10 @@ PEER_KINDS = (
 class Sizes:
     """How much work each side does."""
 
-    lengths: tuple[int, ...] = (64, 69, 73, 78, 82, 87, 91, 96)  # tokens of the captured prompts
+    lengths: tuple[int, ...] = (64, 73, 82, 91, 101, 110, 119, 128)  # tokens of the captured prompts
     prompts: int = 200
     prefix: int = 200
-    sample: int = 20  # prompts of the naive sides, whose times count `prompts / sample` times
+    sample: int = 10  # prompts of the naive sides, whose times count `prompts / sample` times
     rows: int = 10  # of one padded batch with its logits
     batch: int = 32
     new_tokens: int = 64
@@ -61,7 +60,9 @@ QUICK = Sizes(lengths=(12, 16), prompts=24, prefix=40, sample=6, rows=6, batch=4
 WHO = "The old baker|A young sailor|Our teacher|My neighbour|Every farmer|Nobody|Some engineers|Her uncle|This nurse|Two painters"
 DID = "walked to|waited near|wrote about|remembered|sold bread at|dreamed of|drew a map of|sang in|hurried past|cleaned"
 WHERE = "the harbour|a quiet library|the northern gate|an empty theatre|the river bank|the market hall|a stone bridge|the station"
-WHEN = "before sunrise|during the storm|on the last day of spring|without a word|while the children slept|for many years"
+WHEN = (
+    "before sunrise|during the storm|on the last day of spring|without a word|while the children slept|for many years"
+)
 
 
 def sentence(draw: random.Random) -> str:
@@ -104,11 +105,25 @@ def generation_prompts(sizes: Sizes) -> list[str]:
 
 def capture_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], list[Any]]:
     batch, layers = captured_batch(model, sizes), range(len(model.anatomy.layers))
-    inputs = batch.inputs()
+    inputs, middle = batch.inputs(), len(layers) // 2 - 1  # half of the layers are run
 
     def plain() -> object:
         with torch.no_grad():
             return model.module(**inputs, use_cache=False).logits
+
+    def bare() -> object:
+        """What one writes by hand for one state: a hook that keeps it and ends the forward pass."""
+        kept = []
+
+        def hook(_module: object, _args: object, output: object) -> None:
+            kept.append(output)
+            raise StopIteration
+
+        handle = model.anatomy.layers[middle].register_forward_hook(hook)
+        with torch.no_grad(), contextlib.suppress(StopIteration):
+            model.module(**inputs, use_cache=False)
+        handle.remove()
+        return kept
 
     def sites(*chosen: Site) -> Run:
         return lambda: capture(model, batch, chosen)
@@ -116,7 +131,8 @@ def capture_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], l
     every = [embedding(), *(Site(kind, layer) for layer in layers for kind in KINDS)]
     return {
         "plain": plain,
-        "middle": sites(residual(len(layers) // 2 - 1)),
+        "bare": bare,
+        "middle": sites(residual(middle)),
         "residuals": sites(*map(residual, layers)),
         "every": sites(*every),
     }, [model.module]
@@ -135,6 +151,18 @@ def peer_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], list
         with torch.no_grad():
             return bridge.run_with_cache(batch.ids, **kept, **options)[1]
 
+    def full() -> Any:
+        """With the hook points that are switched off by default, such as each head's result."""
+        bridge.set_use_attn_result(True)
+        bridge.set_use_split_qkv_input(True)
+        bridge.set_use_hook_mlp_in(True)
+        try:
+            return run()
+        finally:
+            bridge.set_use_attn_result(False)
+            bridge.set_use_split_qkv_input(False)
+            bridge.set_use_hook_mlp_in(False)
+
     residuals = [f"blocks.{layer}.hook_resid_post" for layer in layers]
     same = ["hook_embed", *(f"blocks.{layer}.{kind}" for layer in layers for kind in PEER_KINDS)]
     middle = len(layers) // 2 - 1
@@ -143,6 +171,7 @@ def peer_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], list
         "peer_residuals": lambda: run(names_filter=residuals),
         "peer_every": lambda: run(),
         "peer_same": lambda: run(names_filter=same),
+        "peer_full": full,
     }, [model.module, bridge.original_model]
 
 
@@ -196,7 +225,9 @@ def generate_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], 
         "ours_greedy": ours(GenerationSettings(max_new_tokens=sizes.new_tokens)),
         "theirs_greedy": theirs(max_new_tokens=sizes.new_tokens, do_sample=False),
         "ours_sampled": ours(GenerationSettings(max_new_tokens=sizes.sampled_tokens, temperature=1.0)),
-        "theirs_sampled": theirs(max_new_tokens=sizes.sampled_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0),
+        "theirs_sampled": theirs(
+            max_new_tokens=sizes.sampled_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
+        ),
     }, [model.module]
 
 
@@ -212,6 +243,12 @@ def endless(model: LanguageModel) -> Iterator[None]:
         config.eos_token_id, tokenizer.eos_token = kept
 
 
+PEAK_GROUPS = {
+    "capture": ("plain", "bare", "middle", "residuals", "every"),
+    "peer": ("peer_middle", "peer_residuals", "peer_every", "peer_same", "peer_full"),
+    "score": ("shared", "one_by_one", "padded"),
+    "generate": ("ours_greedy", "theirs_greedy", "ours_sampled", "theirs_sampled"),
+}
 SIDES = {"capture": capture_sides, "peer": peer_sides, "score": score_sides, "generate": generate_sides}
 
 
@@ -227,7 +264,7 @@ def measure_captures(report: common.Report, model: LanguageModel, sizes: Sizes, 
         check_peer(report, model, sides, theirs)
         sides |= theirs
     check_captures(report, model, sizes, sides)
-    seconds = common.interleaved(sides, report.args.repeats, label="capture")
+    seconds = common.interleaved(sides, 2 * report.args.repeats, label="capture")  # cheap, and some goals are near
     peaks = find_peaks(report, list(sides))
 
     def line(name: str, side: str, other: str, goal: float | None, note: str = "") -> Line:
@@ -240,19 +277,32 @@ def measure_captures(report: common.Report, model: LanguageModel, sizes: Sizes, 
             line("capture one mid residual / plain forward with logits", "middle", "plain", 0.40),
             line("capture all residuals / plain forward with logits", "residuals", "plain", 0.90),
             line("capture every site of every kind / plain forward with logits", "every", "plain", 1.15),
+            line("capture one mid residual / a bare hook that stops the forward", "middle", "bare", None),
         )
     compared = (
         ("one mid residual, each with its early stop / TransformerLens", "middle", "peer_middle", 1.0, ""),
         ("all residuals / TransformerLens", "residuals", "peer_residuals", 0.8, ""),
-        ("everything / TransformerLens", "every", "peer_every", 0.5, "its everything holds more states"),
+        (
+            "everything / TransformerLens",
+            "every",
+            "peer_every",
+            0.5,
+            "no names_filter: it also keeps queries, patterns and more",
+        ),
         ("every site of every kind / TransformerLens asked for the same states", "every", "peer_same", None, ""),
+        ("everything / TransformerLens with all its optional hook points on", "every", "peer_full", None, ""),
     )
     if peer:
         report.add(*(line(*row) for row in compared))
         report.add(
             *(
                 line(f"TransformerLens, {what} / plain forward with logits", f"peer_{side}", "plain", None)
-                for what, side in (("mid residual", "middle"), ("all residuals", "residuals"), ("everything", "every"))
+                for what, side in (
+                    ("mid residual", "middle"),
+                    ("all residuals", "residuals"),
+                    ("everything", "every"),
+                    ("all its optional hook points on", "full"),
+                )
             )
         )
     elif "peer" in groups:
@@ -273,9 +323,7 @@ def check_captures(report: common.Report, model: LanguageModel, sizes: Sizes, si
     report.check("captured residuals are transformers' hidden states (largest relative difference)", worst, 1e-5)
 
 
-def check_peer(
-    report: common.Report, model: LanguageModel, ours: dict[str, Run], theirs: dict[str, Run]
-) -> None:
+def check_peer(report: common.Report, model: LanguageModel, ours: dict[str, Run], theirs: dict[str, Run]) -> None:
     """Both sides hold the same states, so that they are compared over the same weights and tokens."""
     states, cache, worst = ours["every"]().states, theirs["peer_same"](), 0.0  # type: ignore[attr-defined]
     for layer in range(len(model.anatomy.layers)):
@@ -341,9 +389,20 @@ def measure_load(report: common.Report) -> None:
     """Loading again what was converted before, in fresh processes that have done their imports."""
     seconds = []
     for _ in range(report.args.repeats + 1):
-        done = subprocess.run([sys.executable, "-c", LOAD.format(model=MODEL)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD.format(model=MODEL)], capture_output=True, text=True, check=True
+        )
         seconds.append(json.loads(done.stdout.splitlines()[-1]))
-    report.add(Line("second load of SmolLM2, imports apart", common.median(seconds[1:]), 3.0, "s", "", seconds={"load": seconds[1:]}))
+    report.add(
+        Line(
+            "second load of SmolLM2, imports apart",
+            common.median(seconds[1:]),
+            3.0,
+            "s",
+            "",
+            seconds={"load": seconds[1:]},
+        )
+    )
 
 
 def find_peaks(report: common.Report, sides: list[str]) -> dict[str, float | None]:
@@ -360,9 +419,7 @@ def main() -> int:
     sizes = QUICK if args.quick else Sizes()
     if args.peak:
         model = load(MODEL, dtype="float32")
-        group = next(
-            group for group, names in PEAK_GROUPS.items() if args.peak in names
-        )
+        group = next(group for group, names in PEAK_GROUPS.items() if args.peak in names)
         sides, modules = SIDES[group](model, sizes)
         common.print_peak(sides[args.peak], modules)
         return 0
@@ -379,13 +436,6 @@ def main() -> int:
         measure_load(report)
     return report.finish()
 
-
-PEAK_GROUPS = {
-    "capture": ("plain", "middle", "residuals", "every"),
-    "peer": ("peer_middle", "peer_residuals", "peer_every", "peer_same"),
-    "score": ("shared", "one_by_one", "padded"),
-    "generate": ("ours_greedy", "theirs_greedy", "ours_sampled", "theirs_sampled"),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -89,7 +89,9 @@ def test_what_the_tokenizer_adds_first() -> None:
     from tokenizers.processors import TemplateProcessing
 
     model = bare(chat_template="<bos>{{ messages[0]['content'] }}")
-    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
     plain = encode(model, "ab", special=False)
     assert encode(model, "ab") == [1, *plain]
     assert encode(model, [{"role": "user", "content": "ab"}]) == [1, *plain]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pico
@@ -20,6 +20,7 @@ def batch() -> Batch:
     return pad([[5, 6, 7, 8, 9], [10, 11]], row=[4, 1])
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=5, max_size=5))
 def test_packing_is_the_chosen_tokens_in_row_order(table: list[list[bool]]) -> None:
     model, mask = pico.shared("llama"), Mask(torch.tensor(table))

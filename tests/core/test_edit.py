@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,7 @@ def state(*edits: Edit, site: Site = SITE, family: str = "llama") -> Tensor:
         return capture(model, batch(), [site])[site]
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 31), min_size=1, max_size=6, unique=True), st.data())
 def test_only_chosen_coordinates_of_chosen_tokens_change(coordinates: list[int], data: st.DataObject) -> None:
     table = data.draw(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=3, max_size=3))
@@ -160,8 +161,9 @@ def test_places_that_cannot_be_edited(family: str, edit: Edit, said: str) -> Non
 def test_neurons_are_counted_where_they_are_fewer_than_the_width() -> None:
     for family in ("llama", "gpt2", "opt", "phi3"):
         model = pico.build(family, intermediate_size=16, n_inner=16, ffn_dim=16)
-        with pytest.raises(SiteError, match="no coordinate 16; it has 0 to 15"), edited(
-            model, [scale(neurons(0), 0.0, coordinates=[16])]
+        with (
+            pytest.raises(SiteError, match="no coordinate 16; it has 0 to 15"),
+            edited(model, [scale(neurons(0), 0.0, coordinates=[16])]),
         ):
             pass
         with edited(model, [scale(neurons(0), 0.0, coordinates=[15])]):
@@ -177,9 +179,15 @@ def test_neurons_are_counted_where_they_are_fewer_than_the_width() -> None:
         (project_out(SITE, torch.ones(2, 40)), "brings 40 numbers for a state of 32"),
         (replace(SITE, torch.ones(2, 32)), "values at residual:1 are given for 2 prompts, but the batch has prompt 2"),
         (replace(SITE, torch.ones(2, 4, 32)), "are given for 2 prompts, but the batch has prompt 2"),
-        (scale(SITE, 0.0, positions=RowSpans(((0, 1),))), "positions are given for 1 prompts, but the batch has prompt 2"),
+        (
+            scale(SITE, 0.0, positions=RowSpans(((0, 1),))),
+            "positions are given for 1 prompts, but the batch has prompt 2",
+        ),
         (scale(SITE, 0.0, positions=GENERATED), r"the edit at residual:1 chose no token: Generated\(\) lies outside"),
-        (scale(SITE, 0.0, positions=Span(9, 12)), r"chose no token: Span\(start=9, stop=12\) lies outside what was run"),
+        (
+            scale(SITE, 0.0, positions=Span(9, 12)),
+            r"chose no token: Span\(start=9, stop=12\) lies outside what was run",
+        ),
     ],
 )
 def test_edits_that_do_not_fit(edit: Edit, said: str) -> None:

@@ -23,7 +23,6 @@ from shammie.core.generate import (
     encode_prompts,
     ending_tokens,
     generate,
-    generate_batches,
     pick,
     split_reasoning,
 )
@@ -106,13 +105,6 @@ def test_a_longer_limit_goes_on_from_the_same_draws() -> None:
     model = pico.shared("llama")
     short, long = (generate(model, PROMPTS, replace(SAMPLED, max_new_tokens=n)) for n in (4, 9))
     assert all(a.tokens == b.tokens[:4] for a, b in zip(short, long, strict=True))
-
-
-def test_batches_come_with_keys_and_make_the_whole() -> None:
-    model = pico.shared("llama")
-    batches = list(generate_batches(model, PROMPTS, SAMPLED, rows=5))
-    assert [key for key, _ in batches] == ["batch-00000", "batch-00001", "batch-00002"]
-    assert texts_of([item for _, made in batches for item in made]) == texts_of(generate(model, PROMPTS, SAMPLED))
 
 
 class Scripted:

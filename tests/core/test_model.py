@@ -89,9 +89,7 @@ def test_a_loaded_model_stays_the_users_own() -> None:
     assert model.source is None
 
 
-def test_loading_is_quiet_and_leaves_transformers_verbosity(
-    stored: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_is_quiet_and_leaves_transformers_verbosity(stored: Path, capfd: pytest.CaptureFixture[str]) -> None:
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     load(stored)
     with pytest.raises(MissingFileError):
@@ -164,7 +162,9 @@ def test_a_missing_gguf_file(tmp_path: Path) -> None:
 
 def test_a_bundled_model_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHAMMIE_CACHE", str(tmp_path))
-    refused(MissingFileError, "smollm2-135m is not on this machine yet; run: shammie fetch smollm2-135m", "smollm2-135m")
+    refused(
+        MissingFileError, "smollm2-135m is not on this machine yet; run: shammie fetch smollm2-135m", "smollm2-135m"
+    )
 
 
 @pytest.mark.parametrize("source", ["nobody/nothing-here", "nothing-here", "bad id!", "-x/y", "a/b@c"])
@@ -173,7 +173,11 @@ def test_an_unknown_hub_id_offline(source: str) -> None:
 
 
 def test_a_loaded_module_without_its_tokenizer() -> None:
-    refused(ShammieError, r"a loaded model needs its tokenizer: load\(model, tokenizer=tokenizer\)", pico.shared("llama").module)
+    refused(
+        ShammieError,
+        r"a loaded model needs its tokenizer: load\(model, tokenizer=tokenizer\)",
+        pico.shared("llama").module,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float8", "int8", "half", "", "torch.float32"])
@@ -262,12 +266,19 @@ def test_a_config_that_says_nothing(copy: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"hidden_act": "no-such-function"}, {"num_hidden_layers": None}],
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": "wide"},
+        {"hidden_act": "no-such-function"},
+        {"num_hidden_layers": None},
+    ],
     ids=["no-heads", "word-for-a-number", "unknown-activation", "null-layers"],
 )
 def test_a_config_that_cannot_be(copy: Path, changes: dict[str, object]) -> None:
     config(copy, **changes)
-    assert str(copy) in refused(DataError, r"its config(| or weights) cannot be used \(.+\); mend or fetch it again", copy)
+    assert str(copy) in refused(
+        DataError, r"its config(| or weights) cannot be used \(.+\); mend or fetch it again", copy
+    )
 
 
 def test_no_tokenizer(copy: Path) -> None:
@@ -314,7 +325,9 @@ def test_an_encoder(tmp_path: Path) -> None:
 
 def test_opt_that_norms_after_adding() -> None:
     module = AutoModelForCausalLM.from_config(pico.config("opt", do_layer_norm_before=False))
-    refused(UnsupportedModelError, "do_layer_norm_before=False.*use another OPT size", module, tokenizer=pico.tokenizer())
+    refused(
+        UnsupportedModelError, "do_layer_norm_before=False.*use another OPT size", module, tokenizer=pico.tokenizer()
+    )
 
 
 def test_opt_that_projects_its_embeddings() -> None:
@@ -329,13 +342,20 @@ def test_gpt2_with_cross_attention() -> None:
 
 def test_a_body_without_a_head() -> None:
     body = pico.shared("llama").module.model
-    refused(UnsupportedModelError, "LlamaModel .llama. has no module 'model' in LlamaModel", body, tokenizer=pico.tokenizer())
+    refused(
+        UnsupportedModelError,
+        "LlamaModel .llama. has no module 'model' in LlamaModel",
+        body,
+        tokenizer=pico.tokenizer(),
+    )
 
 
 def test_a_module_that_was_rebuilt() -> None:
     module = pico.build("llama").module
     del module.model.layers[1].mlp.up_proj
-    refused(UnsupportedModelError, "has no module 'mlp.up_proj' in LlamaDecoderLayer", module, tokenizer=pico.tokenizer())
+    refused(
+        UnsupportedModelError, "has no module 'mlp.up_proj' in LlamaDecoderLayer", module, tokenizer=pico.tokenizer()
+    )
 
 
 def test_every_claimed_family_is_tested() -> None:

@@ -71,7 +71,9 @@ def noise(*shape: int, seed: int = 0, scale: float = 0.3) -> Tensor:
 def deltas(draw: st.DrawFn, places: int) -> list[tuple[int, str, int, list[float]]]:
     kinds = st.sampled_from(["rows", "columns", "low_rank", "dense"])
     fractions = st.lists(st.floats(0, 0.999), min_size=1, max_size=4)
-    return draw(st.lists(st.tuples(st.integers(0, places - 1), kinds, st.integers(0, 99), fractions), min_size=1, max_size=4))
+    return draw(
+        st.lists(st.tuples(st.integers(0, places - 1), kinds, st.integers(0, 99), fractions), min_size=1, max_size=4)
+    )
 
 
 def make(model: LanguageModel, drawn: list[tuple[int, str, int, list[float]]]) -> list[Delta]:
@@ -264,7 +266,9 @@ def test_saving_and_loading(family: str, drawn: list, tmp_path_factory: pytest.T
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     model = fresh("llama")
-    WeightPatch.make(model, [rows(model.anatomy.mlp_weights(0).read, [1], noise(1, 32))]).save_pretrained(tmp_path / "patch")
+    WeightPatch.make(model, [rows(model.anatomy.mlp_weights(0).read, [1], noise(1, 32))]).save_pretrained(
+        tmp_path / "patch"
+    )
     return tmp_path / "patch"
 
 
@@ -298,7 +302,11 @@ def broken_config(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (broken_config(lambda c: c["config"]["deltas"][0].update(kind="magic")), DataError, "is no whole patch"),
         (broken_config(lambda c: c["config"]["deltas"][0].pop("target")), DataError, "is no whole patch"),
         (broken_config(lambda c: c["config"]["deltas"][0]["target"].update(colour=1)), DataError, "is no whole patch"),
-        (broken_config(lambda c: c["config"]["deltas"].append(c["config"]["deltas"][0])), DataError, "is no whole patch"),
+        (
+            broken_config(lambda c: c["config"]["deltas"].append(c["config"]["deltas"][0])),
+            DataError,
+            "is no whole patch",
+        ),
         (broken_config(lambda c: c["provenance"].pop("model_hash")), DataError, "is no whole patch"),
     ],
 )
@@ -341,7 +349,9 @@ def exported(model: LanguageModel, patch: WeightPatch, directory: Path) -> Tenso
 @families
 def test_export_is_a_plain_checkpoint(family: str, tmp_path: Path) -> None:
     model, place = fresh(family), targets(fresh(family))
-    some = [low_rank(target, noise(target.view(model.module).shape[0], 1), noise(1, 32, seed=1)) for target in place[2:5]]
+    some = [
+        low_rank(target, noise(target.view(model.module).shape[0], 1), noise(1, 32, seed=1)) for target in place[2:5]
+    ]
     found = exported(model, WeightPatch.make(model, some), tmp_path / "out")
     assert not torch.equal(found, logits(model))
 
@@ -419,7 +429,9 @@ def test_a_tie_must_be_decided(family: str) -> None:
     before = digest(model)
     for target in (model.anatomy.embedding_weights, model.anatomy.unembedding_weights):
         patch = WeightPatch.make(model, [rows(target, [9], noise(1, 32))])
-        with pytest.raises(MismatchError, match="ties its input and output.*say which with tied='both', 'input' or 'output'"):
+        with pytest.raises(
+            MismatchError, match="ties its input and output.*say which with tied='both', 'input' or 'output'"
+        ):
             patch.apply(model)
     astray = WeightPatch.make(model, [rows(model.anatomy.embedding_weights, [9], noise(1, 32))], tied="output")
     with pytest.raises(MismatchError, match="tied='output' leaves .* alone, but the patch changes it"):
@@ -438,7 +450,9 @@ def test_another_model_is_refused_unless_wanted() -> None:
     model, other = fresh("llama"), pico.build("llama", seed=9)
     patch = WeightPatch.make(model, [rows(model.anatomy.mlp_weights(0).read, [1], noise(1, 32))])
     before = digest(other)
-    with pytest.raises(MismatchError, match=f"made for weights {model.hash[:12]} .LlamaForCausalLM., but .* now has {other.hash[:12]}"):
+    with pytest.raises(
+        MismatchError, match=f"made for weights {model.hash[:12]} .LlamaForCausalLM., but .* now has {other.hash[:12]}"
+    ):
         patch.apply(other)
     assert digest(other) == before
     with patch.applied(other, any_model=True):
@@ -501,17 +515,41 @@ def slices() -> Iterator[tuple[str, Callable[[LanguageModel], object], str]]:
     yield "llama", lambda _: [rows(read, [3, -1], noise(2, 32))], "row -1 of .*up_proj.weight does not exist"
     yield "llama", lambda _: [columns(read, [32], noise(48, 1))], "column 32 of .*does not exist; it has 32"
     yield "llama", lambda _: [rows(read, [0], noise(1, 31))], r"has shape \(1, 31\), the weights it changes \(1, 32\)"
-    yield "llama", lambda _: [rows(read, [0, 1], noise(1, 32))], r"has shape \(1, 32\), the weights it changes \(2, 32\)"
-    yield "llama", lambda _: [columns(read, [0], noise(47, 1))], r"has shape \(47, 1\), the weights it changes \(48, 1\)"
+    yield (
+        "llama",
+        lambda _: [rows(read, [0, 1], noise(1, 32))],
+        r"has shape \(1, 32\), the weights it changes \(2, 32\)",
+    )
+    yield (
+        "llama",
+        lambda _: [columns(read, [0], noise(47, 1))],
+        r"has shape \(47, 1\), the weights it changes \(48, 1\)",
+    )
     yield "llama", lambda _: [dense(read, noise(32, 48))], r"has shape \(32, 48\), the weights it changes \(48, 32\)"
     yield "llama", lambda _: [low_rank(read, noise(48, 2), noise(2, 31))], r"has shape \(48, 31\)"
-    yield "llama", lambda _: [dense(WeightSlice("model.layers.9.mlp.up_proj.weight"), noise(48, 32))], "has no weight model.layers.9"
-    yield "llama", lambda _: [dense(WeightSlice("model.layers.0.mlp"), noise(48, 32))], "has no weight model.layers.0.mlp"
+    yield (
+        "llama",
+        lambda _: [dense(WeightSlice("model.layers.9.mlp.up_proj.weight"), noise(48, 32))],
+        "has no weight model.layers.9",
+    )
+    yield (
+        "llama",
+        lambda _: [dense(WeightSlice("model.layers.0.mlp"), noise(48, 32))],
+        "has no weight model.layers.0.mlp",
+    )
     yield "llama", lambda _: [dense(WeightSlice("model.norm.weight"), noise(1, 32))], "model.norm.weight is no matrix"
     yield "llama", lambda _: [dense(WeightSlice(read.parameter, expert=1), noise(48, 32))], "has no expert 1"
-    yield "mixtral", lambda _: [dense(WeightSlice(fused), noise(96, 32))], "gate_up_proj is no matrix.*name one of its 4 experts"
+    yield (
+        "mixtral",
+        lambda _: [dense(WeightSlice(fused), noise(96, 32))],
+        "gate_up_proj is no matrix.*name one of its 4 experts",
+    )
     yield "mixtral", lambda _: [dense(WeightSlice(fused, transposed=True), noise(96, 32))], "gate_up_proj is no matrix"
-    yield "mixtral", lambda _: [dense(WeightSlice(fused, expert=4), noise(96, 32))], "gate_up_proj has no expert 4; it has 0 to 3"
+    yield (
+        "mixtral",
+        lambda _: [dense(WeightSlice(fused, expert=4), noise(96, 32))],
+        "gate_up_proj has no expert 4; it has 0 to 3",
+    )
     yield "mixtral", lambda _: [dense(WeightSlice(fused, expert=-1), noise(96, 32))], "gate_up_proj has no expert -1"
 
 

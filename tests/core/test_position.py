@@ -100,9 +100,7 @@ def test_masks_are_the_oracles_whole_and_in_chunks(data: st.DataObject) -> None:
     chunks = data.draw(st.lists(st.integers(1, 20), max_size=4))
     chosen, oracle = choices(data.draw, 4)
     whole, parts, position = frames(lengths, new, pads, chunks, order, left)
-    expected = [
-        [p is not None and oracle(p, order[i], lengths[i]) for p in slots] for i, slots in enumerate(position)
-    ]
+    expected = [[p is not None and oracle(p, order[i], lengths[i]) for p in slots] for i, slots in enumerate(position)]
     assert chosen.mask(whole).tolist() == expected
     assert torch.cat([chosen.mask(part) for part in parts], -1).tolist() == expected
     assert whole.real.tolist() == [[p is not None for p in slots] for slots in position]

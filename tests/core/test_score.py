@@ -75,7 +75,9 @@ def test_choosing() -> None:
     model = pico.shared("llama")
     best, scored = choose(model, "The sky is", [" blue", " green", " a"])
     assert best == max(range(3), key=lambda i: scored[i].log_probability)
-    assert [s.log_probability for s in scored] == [s.log_probability for s in score(model, [("The sky is", c) for c in (" blue", " green", " a")])]
+    assert [s.log_probability for s in scored] == [
+        s.log_probability for s in score(model, [("The sky is", c) for c in (" blue", " green", " a")])
+    ]
 
 
 @given(st.sampled_from([1, 8 * 260, 8 * 260 * 2 + 5, 2**28]))
@@ -85,7 +87,9 @@ def test_blocks_of_targets(budget: int) -> None:
     with torch.no_grad():
         logits = 3 * torch.tanh((states.double() @ model.anatomy.unembedding.weight.double().T) / 3)
     wanted = logits.log_softmax(-1)[torch.arange(7), targets]
-    torch.testing.assert_close(target_log_probs(model, states, targets, budget=budget).double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        target_log_probs(model, states, targets, budget=budget).double(), wanted, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_no_pairs() -> None:

@@ -86,7 +86,12 @@ def test_refusals(text: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no site was named"), ("   ", "no site was named"), ("embedding:*", "takes no layer"), ("nothing:*", "unknown")],
+    [
+        ("", "no site was named"),
+        ("   ", "no site was named"),
+        ("embedding:*", "takes no layer"),
+        ("nothing:*", "unknown"),
+    ],
 )
 def test_list_refusals(text: str, said: str) -> None:
     with pytest.raises(SiteError, match=said):

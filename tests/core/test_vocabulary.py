@@ -44,7 +44,11 @@ def dense(family: str) -> Tensor:
     """Log-probabilities of every token at every state: norm, head and cap written out in float64."""
     model, x = pico.shared(family), states().double()
     stored = {name: tensor.double() for name, tensor in model.module.state_dict().items()}
-    name = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm", "opt": "model.decoder.final_layer_norm"}
+    name = {
+        "gpt2": "transformer.ln_f",
+        "gpt_neox": "gpt_neox.final_layer_norm",
+        "opt": "model.decoder.final_layer_norm",
+    }
     prefix = name.get(family, "model.norm")
     weight = stored[f"{prefix}.weight"]
     if family in PLAIN_NORM:
@@ -127,7 +131,12 @@ def test_half_precision_reads_in_float32() -> None:
     assert project_top(model, states().bfloat16()).scores.dtype == torch.float32
     assert token_vectors(model, [4]).dtype == norm_weight(model).dtype == torch.float32
     wanted = token_vectors(model, range(260), "output").double() @ states().bfloat16().double().T
-    torch.testing.assert_close(project_top(model, states().bfloat16(), 260).scores.double(), wanted.T.sort(-1, True).values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        project_top(model, states().bfloat16(), 260).scores.double(),
+        wanted.T.sort(-1, True).values,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_no_states() -> None:

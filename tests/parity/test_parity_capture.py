@@ -117,7 +117,9 @@ def test_embedding_is_the_scaled_row(family: str) -> None:
     expected = rows * (32**0.5 if family.startswith("gemma") else 1.0)
     close(real(seen[embedding()]), real(expected))
     if family in ("gpt2", "opt"):
-        name, offset = ("transformer.wpe.weight", 0) if family == "gpt2" else ("model.decoder.embed_positions.weight", 2)
+        name, offset = (
+            ("transformer.wpe.weight", 0) if family == "gpt2" else ("model.decoder.embed_positions.weight", 2)
+        )
         table = stored(family, name)
         assert table is not None
         expected = expected + table[batch.frame.position + offset]
@@ -204,7 +206,11 @@ def test_router_experts_and_mixture(family: str) -> None:
         name = "mlp.router" if family == "gpt_oss" else "mlp.gate"
         scores = linear(family, layer, name, given)
         close(real(seen[router(layer)]), scores)
-        assert real(seen[expert_neurons(layer, (1, 3))]).shape == (sum((9, 4, 12)), 2, 24 if family == "qwen3_moe" else 48)
+        assert real(seen[expert_neurons(layer, (1, 3))]).shape == (
+            sum((9, 4, 12)),
+            2,
+            24 if family == "qwen3_moe" else 48,
+        )
         total, shares = torch.zeros_like(given), mixture(family, scores)
         for expert in range(4):
             states, written = expert_states(family, layer, expert, given)
@@ -289,11 +295,14 @@ def test_stops_at_the_deepest_site(family: str) -> None:
     model, batch = pico.shared(family), ragged()
     anatomy, called = model.anatomy, []
     watched: dict[str, nn.Module] = {f"layer {i}": layer for i, layer in enumerate(anatomy.layers)}
-    watched |= {f"attention {i}": layer.get_submodule(anatomy.family.attention_added) for i, layer in enumerate(anatomy.layers)}
+    watched |= {
+        f"attention {i}": layer.get_submodule(anatomy.family.attention_added) for i, layer in enumerate(anatomy.layers)
+    }
     watched |= {f"mlp {i}": layer.get_submodule(anatomy.family.mlp) for i, layer in enumerate(anatomy.layers)}
     watched |= {"final norm": anatomy.final_norm, "unembedding": anatomy.unembedding}
     handles = [
-        module.register_forward_hook(lambda _m, _a, _o, name=name: called.append(name)) for name, module in watched.items()
+        module.register_forward_hook(lambda _m, _a, _o, name=name: called.append(name))
+        for name, module in watched.items()
     ]
     try:
         for site in sites(model):

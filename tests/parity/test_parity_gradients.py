@@ -13,7 +13,7 @@ from torch import Tensor
 import pico
 from shammie.core.batch import Batch
 from shammie.core.capture import capture
-from shammie.core.edit import add, edited, project_out, replace
+from shammie.core.edit import Edit, add, edited, project_out, replace
 from shammie.core.model import LanguageModel
 from shammie.core.position import LAST, Span
 from shammie.core.site import Site, attention_out, mlp_in, mlp_out, neurons, residual, router
@@ -113,7 +113,7 @@ def test_gradients_at_captured_states(family: str, positions: Span | None) -> No
             for sign in (1, -1):
                 change = torch.zeros(2, 5, 32, dtype=torch.float64)
                 change[seen.row, seen.position] = sign * STEPS[family] * along
-                with edited(model, [add(site, change)]):
+                with edited(model, [Edit(site, lambda state, _p, _r, change=change: state + change)]):
                     values.append(float(total(capture(model, batch, [], positions=positions, logits=True).logits)))
             found = (values[0] - values[1]) / (2 * STEPS[family])
             own = float((gradient * along).sum())

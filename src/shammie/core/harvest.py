@@ -31,15 +31,15 @@ _SAMPLE = 64  # texts tokenized for an estimate
 
 def stream(
     model: LanguageModel, texts: Sequence[str], sites: Sequence[Site], *, positions: Positions = ALL,
-    max_tokens: int = 512, batch_tokens: int = 4096,
+    max_tokens: int = 512, batch_tokens: int = 4096, first: int = 0,
 ) -> Iterator[Captured]:  # fmt: skip
     """Packed states of many texts batch by batch, `row` being the text's index; texts are cut after `max_tokens`.
 
-    Batches hold texts of like length, longest first. Texts of which no token is chosen are passed over.
+    `first` is the index of the first text, where they are a slice of a corpus for which `positions` was made. Batches hold texts of like length, longest first. Texts of which no token is chosen are passed over.
     """
-    encoded = [encode(model, text)[:max_tokens] for text in texts]
-    chosen = [index for index, ids in enumerate(encoded) if bool(positions.mask(pad([ids], row=[index]).frame).any())]
-    for members in plan_batches([len(encoded[i]) for i in chosen], tokens=batch_tokens):
+    encoded = {first + index: encode(model, text)[:max_tokens] for index, text in enumerate(texts)}
+    chosen = [row for row, ids in encoded.items() if bool(positions.mask(pad([ids], row=[row]).frame).any())]
+    for members in plan_batches([len(encoded[row]) for row in chosen], tokens=batch_tokens):
         rows = [chosen[i] for i in members]
         batch = pad([encoded[row] for row in rows], row=rows, device=model.device)
         captured = capture(model, batch, sites, positions=positions)
@@ -60,7 +60,7 @@ class Harvest:
             sink would swamp the statistics of everything else).
         dtype: stored dtype; None keeps the model's.
         texts_per_shard: the slice of texts that makes one shard.
-        max_tokens: texts are cut there; how many were cut stands in the index.
+        max_tokens: texts are cut there; `write` says how many were.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class Harvest:
             raise SiteError("give either positions or skip_first")
         if dtype is not None and dtype not in DTYPES:
             raise DataError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        if min(texts_per_shard, max_tokens) < 1 or skip_first < 0:
+            raise DataError("texts_per_shard and max_tokens must be at least 1, and skip_first not negative")
         for site in sites:
             model.anatomy.hook_point(site)
         self.model, self.texts, self.sites, self.directory = model, texts, list(sites), Path(directory)
@@ -89,6 +91,7 @@ class Harvest:
             "format": FORMAT,
             "model": self.model.name,
             "model_hash": self.model.hash,
+            "edits": self.model.edits_in_force,
             "sites": [str(site) for site in self.sites],
             "positions": repr(self.positions),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -111,7 +114,8 @@ class Harvest:
         self._claim()
         start = self.shards.index(key) * self.texts_per_shard
         texts = self.texts[start : start + self.texts_per_shard]
-        blocks = list(stream(self.model, texts, self.sites, positions=self.positions, max_tokens=self.max_tokens))
+        options: Any = {"positions": self.positions, "max_tokens": self.max_tokens, "first": start}
+        blocks = list(stream(self.model, texts, self.sites, **options))
         ids = [encode(self.model, text) for text in texts]
         cut = sum(len(tokens) > self.max_tokens for tokens in ids)
         path = self.directory / f"{key}.safetensors"
@@ -128,9 +132,15 @@ class Harvest:
         position = torch.cat([block.position for block in blocks]).cpu()
         # Batches ran longest text first; the file keeps the order of the corpus.
         order = (row * (self.max_tokens + 1) + position).argsort()
-        tokens = torch.tensor([ids[r][p] for r, p in zip(row[order].tolist(), position[order].tolist(), strict=True)])
+        row, position = row[order], position[order]
+        tokens = torch.tensor([ids[r - start][p] for r, p in zip(row.tolist(), position.tolist(), strict=True)])
         states = {str(s): torch.cat([b[s] for b in blocks]).cpu()[order].flatten(1).to(self.dtype) for s in self.sites}
-        narrow = {"text": row[order] + start, "position": position[order], "token": tokens}
+        for name, state in states.items():
+            if not bool(state.isfinite().all()):
+                raise NonFiniteError(
+                    f"states at {name} are too large for {self.dtype}; store them as float32 or bfloat16"
+                )
+        narrow = {"text": row, "position": position, "token": tokens}
         return {**{name: value.to(torch.int32) for name, value in narrow.items()}, **states}
 
     def _claim(self) -> None:
@@ -146,6 +156,7 @@ class Harvest:
 
     def finish(self) -> Activations:
         """Write the index once every shard is there."""
+        self._claim()
         entries = []
         for key in self.shards:
             path = self.directory / f"{key}.safetensors"
@@ -153,6 +164,11 @@ class Harvest:
                 raise RunError(f"{self.directory} still lacks {key}; write it first")
             entries.append({"file": path.name, "tokens": len(files.load_tensors(path)["text"])})
         files.write_json(self.directory / INDEX, {**self.plan(), "shards": entries})
+        for torn in [
+            *self.directory.glob(".*.tmp"),
+            *self.directory.glob(".tmp*"),
+        ]:  # by killed processes; safetensors' own
+            torn.unlink(missing_ok=True)
         return Activations(self.directory)
 
 
@@ -183,10 +199,9 @@ class Activations:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.index: dict[str, Any] = files.read_json(self.directory / INDEX)
-        if self.index.get("format") != FORMAT:
-            raise DataError(
-                f"{self.directory} has harvest format {self.index.get('format')}; this version reads {FORMAT}"
-            )
+        found = self.index.get("format") if isinstance(self.index, dict) else None
+        if found != FORMAT:
+            raise DataError(f"{self.directory} has harvest format {found}; this version reads {FORMAT}")
 
     @cached_property
     def sites(self) -> list[Site]:
