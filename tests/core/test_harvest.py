@@ -151,10 +151,10 @@ def test_only_what_is_missing_is_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 POSITIONS: list[tuple[Positions, Callable[[int, int, int], bool]]] = [
-    (LAST, lambda t, p, n: p == n - 1),
-    (Span(1, 4), lambda t, p, n: 1 <= p < 4),
-    (RowSpans(tuple((t % 3, t % 3 + 2) for t in range(6))), lambda t, p, n: t % 3 <= p < t % 3 + 2),
-    (Mask(torch.arange(6)[:, None] % 2 == torch.arange(40) % 2), lambda t, p, n: t % 2 == p % 2),
+    (LAST, lambda _t, p, n: p == n - 1),
+    (Span(1, 4), lambda _t, p, _n: 1 <= p < 4),
+    (RowSpans(tuple((t % 3, t % 3 + 2) for t in range(6))), lambda t, p, _n: t % 3 <= p < t % 3 + 2),
+    (Mask(torch.arange(6)[:, None] % 2 == torch.arange(40) % 2), lambda t, p, _n: t % 2 == p % 2),
 ]
 
 
@@ -218,7 +218,7 @@ def nothing_written(directory: Path) -> bool:
         (["a"], [residual(0)], {"skip_first": -1}, DataError, "skip_first not negative"),
         (["a"], [residual(0)], {"max_tokens": 0}, DataError, "max_tokens must be at least 1"),
         (["a"], [residual(0)], {"texts_per_shard": 0}, DataError, "texts_per_shard and max_tokens must be at least 1"),
-        (["a"] * 3, [residual(0)], {"positions": RowSpans(((0, 1),)), "texts_per_shard": 2}, SiteError, "positions are given for 1 prompts"),
+        (["a"] * 3, [residual(0)], {"positions": RowSpans(((0, 1),)), "texts_per_shard": 2}, SiteError, "given for 1 prompts"),
     ],
 )  # fmt: skip
 def test_harvests_that_cannot_be(
@@ -296,7 +296,9 @@ def test_a_state_that_is_not_finite_is_named(value: float, per_shard: int, tmp_p
 def test_states_too_large_for_the_stored_dtype(tmp_path: Path) -> None:
     model = pico.shared("llama")
     with edited(model, [Edit(residual(0), lambda state, _p, _r: state * 1e6)]):
-        with pytest.raises(NonFiniteError, match="states at residual:0 are too large for torch.float16; store them as"):
+        with pytest.raises(
+            NonFiniteError, match=r"states at residual:0 are too large for torch.float16; store them as"
+        ):
             harvest(model, FULL, [residual(0)], tmp_path / "half", dtype="float16")
         assert nothing_written(tmp_path / "half")
         harvest(model, FULL, [residual(0)], tmp_path / "brain", dtype="bfloat16")
@@ -338,19 +340,19 @@ def test_a_shard_of_another_length(made: Activations) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 99}'])
 def test_an_index_that_is_none(text: str, made: Activations) -> None:
     (made.directory / "index.json").write_text(text)
-    with pytest.raises(DataError, match="index.json, line 1|has harvest format"):
+    with pytest.raises(DataError, match=r"index.json, line 1|has harvest format"):
         Activations(made.directory)
 
 
 def test_an_unfinished_harvest_cannot_be_opened(tmp_path: Path) -> None:
     Harvest(pico.shared("llama"), FULL, [residual(0)], tmp_path, texts_per_shard=2).write("shard-00001")
-    with pytest.raises(MissingFileError, match="index.json does not exist"):
+    with pytest.raises(MissingFileError, match=r"index.json does not exist"):
         Activations(tmp_path)
 
 
 def test_states_of_other_weights_are_refused(made: Activations) -> None:
     made.check_model(pico.shared("llama"))
-    with pytest.raises(MismatchError, match="holds states of weights [0-9a-f]{12}, but .* has [0-9a-f]{12}"):
+    with pytest.raises(MismatchError, match=r"holds states of weights [0-9a-f]{12}, but .* has [0-9a-f]{12}"):
         made.check_model(pico.build("llama", seed=3))
     model = pico.build("llama")
     made.check_model(model)

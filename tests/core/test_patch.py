@@ -430,11 +430,11 @@ def test_a_tie_must_be_decided(family: str) -> None:
     for target in (model.anatomy.embedding_weights, model.anatomy.unembedding_weights):
         patch = WeightPatch.make(model, [rows(target, [9], noise(1, 32))])
         with pytest.raises(
-            MismatchError, match="ties its input and output.*say which with tied='both', 'input' or 'output'"
+            MismatchError, match=r"ties its input and output.*say which with tied='both', 'input' or 'output'"
         ):
             patch.apply(model)
     astray = WeightPatch.make(model, [rows(model.anatomy.embedding_weights, [9], noise(1, 32))], tied="output")
-    with pytest.raises(MismatchError, match="tied='output' leaves .* alone, but the patch changes it"):
+    with pytest.raises(MismatchError, match=r"tied='output' leaves .* alone, but the patch changes it"):
         astray.apply(model)
     assert model.anatomy.tied
     assert (digest(model), model.patches) == (before, [])
@@ -475,7 +475,7 @@ def test_last_applied_is_first_reverted() -> None:
     for handle in reversed(handles):
         handle.revert()
     for handle in handles:
-        with pytest.raises(ShammieError, match="opposite order|not in force"):
+        with pytest.raises(ShammieError, match=r"opposite order|not in force"):
             handle.revert()
     assert (digest(model), model.patches) == (before, [])
 
@@ -491,7 +491,7 @@ def test_the_same_patch_twice_is_reverted_in_order() -> None:
     with pytest.raises(ShammieError, match="opposite order"):
         first.revert()
     second.revert()
-    with pytest.raises(ShammieError, match="opposite order|not in force"):
+    with pytest.raises(ShammieError, match=r"opposite order|not in force"):
         second.revert()
     assert digest(model) == once
     first.revert()
@@ -569,7 +569,7 @@ def test_changes_that_fit_no_weights(family: str, change: Callable[[LanguageMode
 
 def test_changes_that_are_no_changes() -> None:
     read = WeightSlice("model.layers.0.mlp.up_proj.weight")
-    with pytest.raises(NonFiniteError, match="the change of .*up_proj.weight holds NaN or infinity"):
+    with pytest.raises(NonFiniteError, match=r"the change of .*up_proj.weight holds NaN or infinity"):
         rows(read, [0], torch.full((1, 32), float("nan")))
     with pytest.raises(NonFiniteError, match="holds NaN or infinity"):
         low_rank(read, torch.full((48, 1), float("inf")), noise(1, 32))
@@ -585,7 +585,7 @@ def test_arguments_that_type_checks_would_catch(monkeypatch: pytest.MonkeyPatch)
     model, read = fresh("llama"), WeightSlice("model.layers.0.mlp.up_proj.weight")
     with pytest.raises(ShammieError, match="tied='neither' is not one of both, input, output"):
         WeightPatch.make(model, [], tied="neither")  # type: ignore[arg-type]
-    with pytest.raises(SiteError, match="the two factors of the change of .*up_proj.weight differ in rank"):
+    with pytest.raises(SiteError, match=r"the two factors of the change of .*up_proj.weight differ in rank"):
         WeightPatch.make(model, [low_rank(read, noise(48, 2), noise(3, 32))])
 
 

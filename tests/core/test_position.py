@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,28 +37,28 @@ def choices(draw: Callable, prompts: int) -> tuple[Positions, Oracle]:
     """Any kind of positions, with what it means for one token."""
     kind = draw(st.integers(0, 6))
     if kind == 0:
-        return ALL, lambda p, r, n: True
+        return ALL, lambda *_: True
     if kind == 1:
-        return PROMPT, lambda p, r, n: p < n
+        return PROMPT, lambda p, _r, n: p < n
     if kind == 2:
-        return GENERATED, lambda p, r, n: p >= n
+        return GENERATED, lambda p, _r, n: p >= n
     if kind == 3:
-        return LAST, lambda p, r, n: p == n - 1
+        return LAST, lambda p, _r, n: p == n - 1
     if kind == 4:
         spans = draw(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=prompts, max_size=prompts))
         only_last = draw(st.booleans())
         chosen = RowSpans(tuple(spans)).last() if only_last else RowSpans(tuple(spans))
-        return chosen, lambda p, r, n: (p == spans[r][1] - 1) if only_last else spans[r][0] <= p < spans[r][1]
+        return chosen, lambda p, r, _n: (p == spans[r][1] - 1) if only_last else spans[r][0] <= p < spans[r][1]
     if kind == 5:
         width = draw(st.integers(0, 9))
         row = st.lists(st.booleans(), min_size=width, max_size=width)
         table = draw(st.lists(row, min_size=prompts, max_size=prompts))
-        return Mask(torch.tensor(table).view(prompts, width).bool()), lambda p, r, n: p < width and table[r][p]
+        return Mask(torch.tensor(table).view(prompts, width).bool()), lambda p, r, _n: p < width and table[r][p]
     start, stop = draw(st.integers(-9, 9)), draw(st.none() | st.integers(-9, 9))
     try:
         span = Span(start, stop)
     except SiteError:
-        return ALL, lambda p, r, n: True
+        return ALL, lambda *_: True
 
     def inside(p: int, r: int, n: int) -> bool:
         first = start if start >= 0 else n + start
@@ -82,10 +83,7 @@ def frames(
     table, prompt = torch.tensor(mask), torch.tensor(lengths)
     whole = Frame.from_mask(table, None, torch.tensor(order), prompt)
     edges = sorted({0, total, *(c % total for c in chunks)})
-    parts = [
-        Frame.from_mask(table[:, :b], b - a, torch.tensor(order), prompt)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    parts = [Frame.from_mask(table[:, :b], b - a, torch.tensor(order), prompt) for a, b in pairwise(edges)]
     return whole, parts, position
 
 

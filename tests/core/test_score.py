@@ -98,7 +98,7 @@ def test_no_pairs() -> None:
 
 def test_refusals() -> None:
     model = pico.shared("llama")
-    with pytest.raises(DataError, match="continuation 1 .''. has no tokens to score"):
+    with pytest.raises(DataError, match=r"continuation 1 .''. has no tokens to score"):
         score(model, [("a", "b"), ("a", "")])
     with pytest.raises(DataError, match="the text '' has no tokens"):
         score(model, [("", "b")])

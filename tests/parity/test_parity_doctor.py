@@ -111,7 +111,7 @@ SABOTAGES = [
     ("no position embedding", "opt", row(position_embedding=None), "embedding"),
     ("another activation", "llama", attribute("layers", lambda model: _tanh(model)), "neurons"),
     ("mlp_in before the norm", "llama", row(mlp="post_attention_layernorm"), "neurons"),
-    ("a layer's norm as the final one", "llama", attribute("final_norm", lambda m: m.anatomy.layers[0].input_layernorm), "final norm"),
+    ("another norm at the end", "llama", attribute("final_norm", lambda m: m.anatomy.layers[0].input_layernorm), "final norm"),
     ("layers out of order", "qwen2", attribute("layers", lambda m: [m.anatomy.layers[i] for i in (1, 0, 2)]), "residual"),
     ("the embedding as unembedding", "llama", attribute("unembedding", lambda m: _linear(m.anatomy.embedding)), "logits"),
     ("another embedding", "qwen3", attribute("embedding", lambda m: m.anatomy.layers[0].input_layernorm), "embedding"),

@@ -111,9 +111,15 @@ def _outcome(record: Record) -> str:
 
 def _fame_note(fame: Record) -> str:
     area = fame["auroc"]
+    if area["low"] > 0.5:
+        says = "Larger subjects are answered more often"
+    elif area["high"] < 0.5:
+        says = "Larger subjects are answered less often"
+    else:
+        says = "No clear relation with population at this number of facts"
     return (
-        f"A larger subject is likelier to be answered: AUROC of population {area['value']:.2f} "
-        f"[{area['low']:.2f}, {area['high']:.2f}] (0.5 is no relation), permutation p = {fame['permutation_p']:.3g}."
+        f"{says}: AUROC of population {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}] (0.5 is no relation), "
+        f"permutation p = {fame['permutation_p']:.3g}."
     )
 
 

@@ -83,7 +83,7 @@ def draw(records: list[Record]) -> list[Block]:
             ),
             "Where the parameters are",
         ),
-        Numbers([("identities that hold on these weights", held / len(identities), None, None, len(identities))]),
+        Numbers([(f"of {len(identities)} identities hold on these weights", held)]),
         Table(
             ["identity", "what it says", "largest error", "bound", "holds"],
             [[r["name"], r["says"], f"{r['error']:.1e}", f"{r['bound']:.0e}", r["ok"]] for r in identities],
