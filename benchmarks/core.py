@@ -109,7 +109,7 @@ def capture_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], l
 
     def plain() -> object:
         with torch.no_grad():
-            return model.module(**inputs, use_cache=False).logits
+            return model.module(**inputs).logits
 
     def bare() -> object:
         """What one writes by hand for one state: a hook that keeps it and ends the forward pass."""
@@ -121,7 +121,7 @@ def capture_sides(model: LanguageModel, sizes: Sizes) -> tuple[dict[str, Run], l
 
         handle = model.anatomy.layers[middle].register_forward_hook(hook)
         with torch.no_grad(), contextlib.suppress(StopIteration):
-            model.module(**inputs, use_cache=False)
+            model.module(**inputs)
         handle.remove()
         return kept
 
