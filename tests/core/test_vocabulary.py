@@ -31,7 +31,6 @@ from shammie.core.vocabulary import (
 
 families = pytest.mark.parametrize("family", pico.FAMILIES)
 budgets = st.sampled_from([0, 1, 8 * 260, 3 * 8 * 260 + 1, 10**6, 2**28])
-PLAIN_NORM = ("gpt2", "gpt_neox", "opt")
 
 
 @cache
@@ -39,25 +38,27 @@ def states(count: int = 13) -> Tensor:
     return 2 * torch.randn(count, 32, generator=torch.Generator().manual_seed(0))
 
 
-@cache
-def dense(family: str) -> Tensor:
-    """Log-probabilities of every token at every state: norm, head and cap written out in float64."""
-    model, x = pico.shared(family), states().double()
-    stored = {name: tensor.double() for name, tensor in model.module.state_dict().items()}
+def final_norm(family: str) -> tuple[Tensor, Tensor | None]:
+    """Gain and shift of the final norm, from the stored weights in float64."""
     name = {
         "gpt2": "transformer.ln_f",
         "gpt_neox": "gpt_neox.final_layer_norm",
         "opt": "model.decoder.final_layer_norm",
     }
-    prefix = name.get(family, "model.norm")
-    weight = stored[f"{prefix}.weight"]
-    if family in PLAIN_NORM:
+    prefix, stored = name.get(family, "model.norm"), pico.shared(family).module.state_dict()
+    weight = stored[f"{prefix}.weight"].double()
+    return (1 + weight if family.startswith("gemma") else weight), stored.get(f"{prefix}.bias")
+
+
+@cache
+def dense(family: str) -> Tensor:
+    """Log-probabilities of every token at every state: norm, head and cap written out in float64."""
+    stored, x = pico.shared(family).module.state_dict(), states().double()
+    gain, shift = final_norm(family)
+    if shift is not None:
         x = x - x.mean(-1, keepdim=True)
-        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + stored[f"{prefix}.bias"]
-    else:
-        gain = 1 + weight if family.startswith("gemma") else weight
-        x = x / (x.square().mean(-1, keepdim=True) + model.anatomy.final_norm.__dict__.get("eps", 1e-6)).sqrt() * gain
-    logits = x @ stored["lm_head.weight"].T
+    x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * gain + (0 if shift is None else shift.double())
+    logits = x @ stored["lm_head.weight"].double().T
     logits = 3 * torch.tanh(logits / 3) if family == "gemma2" else logits
     return logits.log_softmax(-1)
 
@@ -107,7 +108,7 @@ def test_projection(family: str, budget: int, k: int, fold: bool) -> None:
         for matrix in ("input", "output"):
             rows = model.anatomy.embedding_weights if matrix == "input" else model.anatomy.unembedding_weights
             table = rows.view(model.module).double()
-            probes = states().double() * (norm_weight(model).double() if fold else 1.0)
+            probes = states().double() * (final_norm(family)[0] if fold else 1.0)
             best = (probes @ table.T).topk(min(k, 260), dim=-1)
             top = project_top(model, states(), k, matrix=matrix, fold_norm=fold)  # type: ignore[arg-type]
             torch.testing.assert_close(top.scores.double(), best.values, rtol=1e-4, atol=1e-4)

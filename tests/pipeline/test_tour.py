@@ -80,7 +80,13 @@ def test_what_is_measured_is_what_is_known_of_the_model(toured):
 def test_the_page_shows_each_chapter_and_fits_in_five_megabytes(toured):
     page = (toured / "report.html").read_text()
     assert len(page.encode()) <= 5_000_000
-    for title in ("Who the model is", "What it knows", "How an answer forms", "Where it is decided", "The same, however"):
+    for title in (
+        "Who the model is",
+        "What it knows",
+        "How an answer forms",
+        "Where it is decided",
+        "The same, however",
+    ):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page

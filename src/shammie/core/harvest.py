@@ -35,7 +35,8 @@ def stream(
 ) -> Iterator[Captured]:  # fmt: skip
     """Packed states of many texts batch by batch, `row` being the text's index; texts are cut after `max_tokens`.
 
-    `first` is the index of the first text, where they are a slice of a corpus for which `positions` was made. Batches hold texts of like length, longest first. Texts of which no token is chosen are passed over.
+    `first` is the index of the first text, where they are a slice of a corpus for which `positions` was made. Batches
+    hold texts of like length, longest first. Texts of which no token is chosen are passed over.
     """
     encoded = {first + index: encode(model, text)[:max_tokens] for index, text in enumerate(texts)}
     chosen = [row for row, ids in encoded.items() if bool(positions.mask(pad([ids], row=[row]).frame).any())]
