@@ -28,6 +28,7 @@ except ImportError:  # a checkout without an installed package
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 Run = Callable[[], object]
+BUSY = 0.1  # share of the machine in other hands from which on figures are spoiled
 SLACK = 1.05  # a goal of "at most 1.0x" holds when the upper 95 % bound is at most this
 
 
@@ -194,6 +195,7 @@ class Report:
         self.checks: list[dict[str, Any]] = []
         self.machine = machine()
         self.start = time.perf_counter()
+        self.before = _processor_seconds()
         print(f"{title}: {describe(self.machine)}", flush=True)
 
     def add(self, *lines: Line) -> None:
@@ -208,7 +210,10 @@ class Report:
 
     def finish(self) -> int:
         minutes = (time.perf_counter() - self.start) / 60
+        self.machine["used_by_others"] = others = self._used_by_others()
         print(f"{minutes:.1f} minutes", flush=True)
+        if others is not None and others > BUSY:
+            print(f"other processes had {others:.0%} of the machine meanwhile: these figures are not to be quoted")
         if self.args.json:
             Path(self.args.json).write_text(json.dumps(self.record(minutes), indent=1) + "\n")
         if self.args.markdown:
@@ -220,6 +225,14 @@ class Report:
             if names:
                 print(f"{text}: {'; '.join(names)}")
         return int(bool(short or wrong or (unmeasured and not getattr(self.args, "without_peer", False))))
+
+    def _used_by_others(self) -> float | None:
+        """Share of the machine's processor time that went to processes other than this and its children."""
+        after = _processor_seconds()
+        if self.before is None or after is None:
+            return None
+        busy, own, total = (now - then for now, then in zip(after, self.before, strict=True))
+        return max(0.0, (busy - own) / total) if total else None
 
     def record(self, minutes: float) -> dict[str, Any]:
         lines = [
@@ -281,11 +294,22 @@ def machine() -> dict[str, Any]:
 def describe(found: Mapping[str, Any]) -> str:
     """The machine in one sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    others = found.get("used_by_others")
+    busy = "" if others is None else f", {others:.0%} of the machine used by other processes meanwhile"
     return (
         f"{found['cpu']} ({found['cpu_capability']}), {found['cores']} cores, {found['threads']} threads, "
         f"{found['memory_gib']} GiB, {found['system']}, Python {found['python']}, {versions}; "
-        f"load average before the run {found['load_average_before']}"
+        f"load average before the run {found['load_average_before']}{busy}"
     )
+
+
+def _processor_seconds() -> tuple[float, float, float] | None:
+    """Busy seconds of all processors, seconds of this process and its finished children, seconds in all."""
+    found = re.search(r"^cpu +(.+)", _read("/proc/stat"))
+    if not found:
+        return None
+    ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in found[1].split()[:8]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(os.times()[:4]), sum(ticks)
 
 
 def _read(path: str) -> str:
