@@ -83,11 +83,12 @@ def draw(records: list[Record]) -> list[Block]:
             ),
             "Where the parameters are",
         ),
-        Numbers([(f"of {len(identities)} identities hold on these weights", held)]),
+        Numbers([(f"identities that hold on these weights, of {len(identities)}", held)]),
+        Prose("Before anything below was measured. Errors are relative to the size of what is compared."),
         Table(
             ["identity", "what it says", "largest error", "bound", "holds"],
             [[r["name"], r["says"], f"{r['error']:.1e}", f"{r['bound']:.0e}", r["ok"]] for r in identities],
-            "What shammie doctor proved before anything below was measured. Errors are relative to the size of what is compared.",
+            "What shammie doctor proved",
         ),
     ]
 
