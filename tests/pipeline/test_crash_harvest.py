@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from shammie.core.harvest import Activations
 
@@ -64,7 +65,8 @@ class Server:
             shards += line[0] == "shard"
             if line[0] == "shard" and shards == kill_after:
                 time.sleep(pause)
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it may have ended within the pause
+                    os.kill(pid, signal.SIGKILL)
         raise AssertionError("the server died")
 
 
