@@ -28,6 +28,7 @@ class Family:
     unembedding: str = "lm_head"
     attention_added: str = "self_attn"  # the module whose output joins the stream: attention, or its post-norm
     mlp: str = "mlp"  # the module that takes mlp_in
+    mlp_norm: str | None = "post_attention_layernorm"  # whose output mlp_in is; None where the MLP reads the stream
     mlp_added: str = "mlp"
     gate: str | None = "mlp.gate_proj"
     read: str = "mlp.up_proj"
@@ -41,7 +42,12 @@ class Family:
 
 
 _LLAMA = Family()
-_POST_NORM = replace(_LLAMA, attention_added="post_attention_layernorm", mlp_added="post_feedforward_layernorm")
+_POST_NORM = replace(
+    _LLAMA,
+    attention_added="post_attention_layernorm",
+    mlp_added="post_feedforward_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+)
 _SPARSE = replace(_LLAMA, router="mlp.gate", experts="mlp.experts")
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
@@ -51,11 +57,12 @@ FAMILIES: dict[str, Family] = {
     "gemma": _LLAMA,
     "gemma2": _POST_NORM,
     "gemma3_text": _POST_NORM,
-    "olmo2": _POST_NORM,
+    "olmo2": replace(_POST_NORM, mlp_norm=None),
     "phi3": replace(_LLAMA, gate="mlp.gate_up_proj", read="mlp.gate_up_proj", activation="mlp.activation_fn", fused=True),
     "gpt2": Family(
         body="transformer", layers="h", embedding="wte", position_embedding="wpe", final_norm="ln_f",
-        attention_added="attn", gate=None, read="mlp.c_fc", write="mlp.c_proj", activation="mlp.act", transposed=True,
+        attention_added="attn", mlp_norm="ln_2", gate=None, read="mlp.c_fc", write="mlp.c_proj",
+        activation="mlp.act", transposed=True,
     ),
     "gpt_neox": Family(
         body="gpt_neox", embedding="embed_in", final_norm="final_layer_norm", attention_added="attention",
@@ -63,7 +70,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "opt": Family(
         body="model.decoder", position_embedding="embed_positions", final_norm="final_layer_norm",
-        mlp="fc1", mlp_added="fc2", gate=None, read="fc1", write="fc2", activation="activation_fn",
+        mlp="fc1", mlp_norm="final_layer_norm", mlp_added="fc2", gate=None, read="fc1", write="fc2", activation="activation_fn",
     ),
     "mixtral": _SPARSE,
     "qwen3_moe": _SPARSE,
@@ -165,7 +172,15 @@ class Anatomy:
         if self.is_sparse(layer):
             assert family.router is not None
             return [family.attention_added, family.mlp, family.mlp_added, family.router]
-        paths = [family.attention_added, family.mlp, family.mlp_added, family.gate, family.read, family.write]
+        paths = [
+            family.attention_added,
+            family.mlp_norm,
+            family.mlp,
+            family.mlp_added,
+            family.gate,
+            family.read,
+            family.write,
+        ]
         return [path for path in [*paths, family.activation] if path]
 
     # -- shape ---------------------------------------------------------------------------------------------------

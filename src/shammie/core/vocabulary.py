@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from shammie.core.errors import ShammieError
 from shammie.core.model import LanguageModel
@@ -134,10 +134,9 @@ def project_top(
     return TopTokens(best_ids, best_scores)
 
 
-def norm_weight(model: LanguageModel) -> Float[Tensor, " D"]:
-    """The final norm's effective scale in float32: 1 + w for the Gemma families, w elsewhere."""
-    norm = model.anatomy.final_norm
-    weight = norm.weight.detach().float()  # type: ignore[operator]
+def norm_weight(model: LanguageModel, norm: nn.Module | None = None) -> Float[Tensor, " D"]:
+    """A norm's effective scale in float32, the final one's unless named: 1 + w for the Gemma families, w elsewhere."""
+    weight = (norm or model.anatomy.final_norm).get_parameter("weight").detach().float()
     return 1.0 + weight if model.anatomy.model_type.startswith("gemma") else weight
 
 

@@ -1,0 +1,1 @@
+"""ROTATE: a neuron's weights, read without running the model."""
