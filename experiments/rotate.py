@@ -35,7 +35,7 @@ LAYERS = {"smollm2-135m": (3, 15, 27), "gemma-3-270m": (2, 9, 16)}
 SOLVERS = ("anchored", "fast")
 NAMED = 48  # tokens of any description
 CONTEXTS = 4  # of an output ablation
-JUDGED = 4  # neurons a layer
+JUDGED_MODEL, JUDGED = "smollm2-135m", 4  # neurons a layer
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Plan:
     """How much is measured."""
 
     models: tuple[str, ...] = ("smollm2-135m", "gemma-3-270m")
-    neurons: int = 24
+    neurons: int = 20
     """Of each layer: half at random, half those in which single tokens stand out most, in any part."""
-    texts: int = 400
+    texts: int = 300
     nulls: int = 200
     channels: int = 4
 
@@ -372,7 +372,7 @@ def main() -> int:
                 for part in PARTS:
                     tasks[f"{name}/{layer}/{part}/{solver}"] = (name, layer, part, solver)
             tasks[f"{name}/{layer}/whole"] = (name, layer, None, "whole")
-            if arguments.judge:
+            if arguments.judge and name == JUDGED_MODEL:
                 tasks[f"{name}/{layer}/judge"] = (name, layer, None, "judge")
     bench: Bench | None = None
     judge: Judge | None = None

@@ -35,7 +35,9 @@ COMMANDS: dict[str, Command] = {
     "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
 }
 
-POWER: dict[str, str] = {}  # room -> "module:NAME" of its core.power.PowerTest
+POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
+    "rotate": "shammie.rotate.planted:POWER",
+}
 
 
 def find(words: Sequence[str]) -> tuple[str, list[str]]:

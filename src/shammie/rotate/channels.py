@@ -20,8 +20,8 @@ from shammie.rotate.settings import Part, RotateSettings
 class Channels(Pretrained):
     """Channels [N, C] of N neurons in the order they were found. Vectors are of their neuron's norm.
 
-    A channel's tokens are those of its heavy tail; `side` is +1 where they are promoted (or answered to) and -1 where
-    they are held down. `tokens` and `opposite` [N, C, k] are the nearest ids of the heavy and of the other tail.
+    A channel's tokens are those of the end that the neuron holds more of; `side` is +1 where they are promoted (or
+    answered to) and -1 where they are held down. `tokens` and `opposite` [N, C, k] are the nearest ids of both ends.
     """
 
     kind: ClassVar[str] = "rotate_channels"

@@ -82,13 +82,6 @@ def tail(z: Float[Tensor, "B V"], threshold: float, skewed: float = 10.0) -> Boo
     return (above & (skewness >= -skewed)) | (below & (skewness <= skewed))
 
 
-def heavy_side(z: Float[Tensor, "B V"]) -> Float[Tensor, "B 1"]:
-    """+1 where the tail above the mean holds more of the fourth moment, -1 where the one below does (derived)."""
-    centred = z - z.mean(-1, keepdim=True)
-    quartic = centred.sign() * centred.square().square()
-    return torch.where(quartic.sum(-1, keepdim=True) >= 0, 1.0, -1.0)
-
-
 def remove(w: Float[Tensor, "*B D"], direction: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """W without its component along a direction."""
     unit = normalize(direction, dim=-1)

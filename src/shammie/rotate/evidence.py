@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shammie.core.stats import benjamini_hochberg, proportion
-from shammie.rotate.equations import heavy_side
 from shammie.rotate.neurons import Population
 from shammie.rotate.tokens import TokenSpace
 
@@ -30,19 +29,41 @@ _TAIL = 0.2  # share of the null that its tail is fitted on
 FALSE_DISCOVERIES = 0.05
 
 
-def token_centroid(space: TokenSpace, channels: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-    """Unit direction of a channel's tokens: the nearest to it, or to its opposite where that tail is the heavy one."""
-    scores = space.cosines(channels)
-    side = heavy_side(scores)
-    ids = (side * scores).topk(NAMED, dim=-1).indices
-    return side * space.centroid(ids)
-
-
 def evidence(
     population: Population, residual: Float[Tensor, "B D"], direction: Float[Tensor, "B D"]
 ) -> Float[Tensor, " B"]:
     """Component of each residual along a unit direction, in standard deviations over the layer's neurons."""
     return (residual * direction).sum(-1) / population.spread(direction)
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a channel's tokens say of its neuron: on which side of the channel they lie, and how strongly it holds them.
+
+    `side` [B] is +1 for the tokens nearest the channel and -1 for those nearest its opposite; `direction` [B, D] is their
+    centroid times the side, `evidence` [B] the neuron's component along it.
+    """
+
+    side: Float[Tensor, " B"]
+    direction: Float[Tensor, "B D"]
+    evidence: Float[Tensor, " B"]
+
+
+def read_channels(
+    space: TokenSpace, population: Population, left: Float[Tensor, "B D"], channels: Float[Tensor, "B D"]
+) -> Said:
+    """Of both ends of each channel the one whose tokens the residual `left` holds more of."""
+    scores = space.cosines(channels)
+    ends = []
+    for side in (1.0, -1.0):
+        direction = side * space.centroid((side * scores).topk(NAMED, dim=-1).indices)
+        ends.append((direction, evidence(population, left, direction)))
+    first = ends[0][1] >= ends[1][1]
+    return Said(
+        torch.where(first, 1.0, -1.0),
+        torch.where(first[:, None], ends[0][0], ends[1][0]),
+        torch.where(first, ends[0][1], ends[1][1]),
+    )
 
 
 def residual(

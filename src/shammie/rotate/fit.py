@@ -15,7 +15,6 @@ from torch.nn.functional import cosine_similarity, normalize
 from shammie.core.model import LanguageModel
 from shammie.core.vocabulary import Matrix
 from shammie.rotate.channels import Channels
-from shammie.rotate.equations import heavy_side
 from shammie.rotate.evidence import Null, significance
 from shammie.rotate.neurons import Population, check_neurons, read_rows
 from shammie.rotate.pursue import Found, Pursuit
@@ -77,11 +76,11 @@ class Fitter:
         """The artifact: what was found, beside what noise reaches."""
         model, settings = self.reader.model, self.reader.settings
         p_values, significant = significance([Null(null) for null in nulls], found.evidence)
-        side, tokens, opposite = _name(self.space, found.vectors)
+        tokens, opposite = _name(self.space, found)
         w = self.rows[list(neurons)]
         return Channels(
             layer=self.layer, part=self.part, matrix=self.matrix, neurons=tuple(neurons),
-            settings=settings, vectors=found.vectors, directions=found.directions, side=side, tokens=tokens,
+            settings=settings, vectors=found.vectors, directions=found.directions, side=found.side.long(), tokens=tokens,
             opposite=opposite, kurtosis=found.kurtosis, cosine=cosine_similarity(found.vectors, w[:, None], dim=-1),
             objective=found.objective, evidence=found.evidence,
             p_value=torch.from_numpy(p_values).float(), significant=torch.from_numpy(significant),
@@ -110,16 +109,11 @@ def _generator(*entropy: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
-def _name(space: TokenSpace, vectors: Float[Tensor, "N C D"]) -> tuple[Tensor, Tensor, Tensor]:
-    """The side [N, C] of each channel's heavy tail, and the nearest tokens [N, C, k] of it and of the other one."""
-    sides: list[Tensor] = []
-    tokens: list[Tensor] = []
-    opposite: list[Tensor] = []
-    for rows in normalize(vectors, dim=-1).split(64):
-        scores = space.cosines(rows.flatten(0, 1))
-        side = heavy_side(scores)
-        for sign, names in ((1, tokens), (-1, opposite)):
-            ids = (sign * side * scores).topk(NAMED_TOKENS, dim=-1).indices
-            names.append(ids.view(*rows.shape[:2], -1))
-        sides.append(side.view(rows.shape[:2]).long())
-    return torch.cat(sides), torch.cat(tokens), torch.cat(opposite)
+def _name(space: TokenSpace, found: Found) -> tuple[Tensor, Tensor]:
+    """The nearest tokens [N, C, k] of each channel's own end and of the other one."""
+    ends: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for vectors, side in zip(found.vectors.split(64), found.side.split(64), strict=True):
+        scores = space.cosines(normalize(vectors, dim=-1).flatten(0, 1)) * side.flatten()[:, None]
+        for sign, names in zip((1, -1), ends, strict=True):
+            names.append((sign * scores).topk(NAMED_TOKENS, dim=-1).indices.view(*side.shape, -1))
+    return torch.cat(ends[0]), torch.cat(ends[1])

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from shammie.rotate import fast, paper
 from shammie.rotate.anchored import AnchoredSolver
 from shammie.rotate.equations import Objective, moments, tail
-from shammie.rotate.evidence import evidence, residual, token_centroid
+from shammie.rotate.evidence import read_channels, residual
 from shammie.rotate.fast import FastSettings
 from shammie.rotate.neurons import Population
 from shammie.rotate.paper import PaperSettings
@@ -31,12 +31,14 @@ class Found:
 
     vectors: Float[Tensor, "B C D"]
     directions: Float[Tensor, "B C D"]
-    """Unit centroid of each channel's tokens, signed."""
+    """Unit centroid of each channel's tokens, times its side."""
+    side: Float[Tensor, "B C"]
+    """+1 where the tokens lie with the channel, -1 where they lie against it."""
+    evidence: Float[Tensor, "B C"]
     kurtosis: Float[Tensor, "B C"]
     """Of the unweighted projection."""
     objective: Float[Tensor, "B C"]
     """Of the projection as it was weighted in its round."""
-    evidence: Float[Tensor, "B C"]
     steps: Int[Tensor, "B C"]
     closed: Int[Tensor, "B C"]
     """Tokens that the channel closed to later ones."""
@@ -78,15 +80,15 @@ class Pursuit:
         for _ in range(self.settings.channels):
             left = residual(self.population, w, directions)
             solution = self._solve(w, weights, left, generator)
-            direction = token_centroid(self.space, solution.channels)
+            said = read_channels(self.space, self.population, left, solution.channels)
             projected = solution.channels @ self.space.tokens.T
             kurtosis = moments(projected).kurtosis
             weighted = moments(projected * weights).kurtosis
             value = self.objective(weighted, cosine_similarity(w, solution.channels))
             closing = tail(projected, self.settings.threshold)
-            strength = evidence(self.population, left, direction)
-            rounds.append((solution.channels, direction, kurtosis, value, strength, solution.steps, closing.sum(-1)))
-            directions = torch.cat([directions, direction[:, None]], 1)
+            row = (solution.channels, said.direction, said.side, said.evidence, kurtosis, value)
+            rounds.append((*row, solution.steps, closing.sum(-1)))
+            directions = torch.cat([directions, said.direction[:, None]], 1)
             weights[closing] = CLOSED_WEIGHT
         return Found(*(torch.stack(values, 1) for values in zip(*rounds, strict=True)))
 
