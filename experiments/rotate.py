@@ -45,7 +45,7 @@ class Plan:
     models: tuple[str, ...] = ("smollm2-135m", "gemma-3-270m")
     neurons: int = 20
     """Of each layer: half at random, half those in which single tokens stand out most, in any part."""
-    texts: int = 300
+    texts: int = 240
     nulls: int = 200
     channels: int = 4
 
@@ -54,8 +54,8 @@ class Plan:
         wide = model.startswith("gemma")
         if solver == "anchored":
             return RotateSettings(channels=self.channels, null_draws=min(self.nulls, 120 if wide else 200))
-        few = min(self.channels, 1 if wide else 3)
-        return RotateSettings(solver="fast", channels=few, null_draws=min(self.nulls, 24 if wide else 60))
+        few = min(self.channels, 1 if wide else 2)
+        return RotateSettings(solver="fast", channels=few, null_draws=min(self.nulls, 24 if wide else 48))
 
 
 QUICK = Plan(("smollm2-135m",), neurons=6, texts=40, nulls=40, channels=2)
@@ -132,6 +132,7 @@ def place(bench: Bench, layer: int, part: Part, solver: str) -> Iterator[Record]
     yield {"kind": "explained", "solver": solver, "real": real.tolist(), "noise": null.tolist()}
     if solver == "fast" and not bench.model.name.startswith("gemma"):
         yield from _stability(bench, fitter, channels)
+    components = evaluate.principal_directions(fitter.rows)
     generator = torch.Generator().manual_seed(9)
     for row, neuron in enumerate(bench.neurons):
         named = [channels.tokens[row, channel] for channel in range(channels.tokens.shape[1])]
@@ -152,7 +153,7 @@ def place(bench: Bench, layer: int, part: Part, solver: str) -> Iterator[Record]
                 "faithfulness": evaluate.faithfulness(bench.held_out, w[row], tokens, side, following),
                 "mismatched": evaluate.faithfulness(bench.held_out, w[row - 1], tokens, side, foreign),
             }  # fmt: skip
-        yield from _neuron(bench, fitter, channels, row, part, solver)
+        yield from _neuron(bench, fitter, channels, row, part, solver, components)
 
 
 def _selectivity(
@@ -194,7 +195,9 @@ def _stability(bench: Bench, fitter: Fitter, found: Channels) -> Iterator[Record
         yield {"kind": "stability", "neuron": neuron, "cosine": match.cosine, "jaccard": match.jaccard}
 
 
-def _neuron(bench: Bench, fitter: Fitter, channels: Channels, row: int, part: Part, solver: str) -> Iterator[Record]:
+def _neuron(
+    bench: Bench, fitter: Fitter, channels: Channels, row: int, part: Part, solver: str, components: torch.Tensor
+) -> Iterator[Record]:
     """Completeness, and how well each description foretells where the neuron fires."""
     each = NAMED // channels.tokens.shape[1]
 
@@ -208,7 +211,7 @@ def _neuron(bench: Bench, fitter: Fitter, channels: Channels, row: int, part: Pa
     lists = {"channels": own, "other neuron's channels": foreign}
     if solver == "anchored":
         lists["projection of w"] = evaluate.projection_tokens(fitter.space, w, NAMED, part)
-        lists["components of the layer"] = evaluate.component_tokens(fitter.space, fitter.rows, w, NAMED, 4)
+        lists["components of the layer"] = evaluate.component_tokens(fitter.space, components, w, NAMED, 4)
         lists["top activating tokens"] = evaluate.activating_tokens(bench.tuning, row, NAMED)
     areas = {
         name: evaluate.description_auroc(fitter.space, bench.tuning, bench.held_out, row, tokens)
@@ -359,9 +362,11 @@ def main() -> int:
     parser.add_argument("--texts", required=True, help="JSONL with a field text")
     parser.add_argument("--output-dir", required=True, type=Path)
     parser.add_argument("--judge", help="model of the head-to-head; left out without it")
+    parser.add_argument("--model", choices=LAYERS, help="only this one")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else Plan()
+    plan = replace(plan, models=(arguments.model,)) if arguments.model else plan
     data = load_records(arguments.texts, TextRecord, limit=plan.texts)
     texts = [record.text for record in data.records]
     layers = {name: LAYERS[name][-1:] if arguments.quick else LAYERS[name] for name in plan.models}

@@ -66,11 +66,14 @@ def moments(z: Float[Tensor, "B V"]) -> Moments:
     return Moments(mean, square.mean(-1), (square * centred).mean(-1), square.square().mean(-1))
 
 
-def kurtosis_slope(z: Float[Tensor, "B V"], stats: Moments) -> Float[Tensor, "B V"]:
-    """D kurtosis / d z, entry by entry: 4 (x^3 - m3 - x m4 / m2) / (V m2^2) with x = z - mean (derived)."""
-    centred = z - stats.mean[:, None]
-    slope = centred.square().sub_((stats.m4 / stats.m2)[:, None]).mul_(centred).sub_(stats.m3[:, None])
-    return slope.mul_((4 / (z.shape[-1] * stats.m2.square()))[:, None])
+def kurtosis_slope(
+    centred: Float[Tensor, "B v"], m2: Float[Tensor, " B"], m4: Float[Tensor, " B"]
+) -> Float[Tensor, "B v"]:
+    """The slope of kurtosis in z, entry by entry, times V m2^2 / 4 and without its constant -m3 (derived).
+
+    The whole slope is 4 (x^3 - x m4 / m2 - m3) / (V m2^2) with x = z - mean.
+    """
+    return centred.square().sub_((m4 / m2)[:, None]).mul_(centred)
 
 
 def tail(z: Float[Tensor, "B V"], threshold: float, skewed: float = 10.0) -> Bool[Tensor, "B V"]:
@@ -111,15 +114,21 @@ class Circle:
 
     def kurtosis(self, angle: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Excess kurtosis at each angle t, in radians."""
-        cos, sin = angle.cos(), angle.sin()
-        q = torch.stack([cos * cos, 2 * cos * sin, sin * sin], -1)
-        m2 = (q * self.second[:, None]).sum(-1)
-        m4 = ((q @ self.fourth) * q).sum(-1)
+        m2, m4 = self._moments(angle)
         return m4 / m2.square() - 3
 
+    def moments(self, angle: Float[Tensor, "B 1"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Second and fourth moment at one angle a row."""
+        m2, m4 = self._moments(angle)
+        return m2[:, 0], m4[:, 0]
 
-def circle(a: Float[Tensor, "B V"], b: Float[Tensor, "B V"]) -> Circle:
-    """The moments of the plane of two projections."""
-    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    def _moments(self, angle: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = angle.cos(), angle.sin()
+        q = torch.stack([cos * cos, 2 * cos * sin, sin * sin], -1)
+        return (q * self.second[:, None]).sum(-1), ((q @ self.fourth) * q).sum(-1)
+
+
+def circle_sums(a: Float[Tensor, "B v"], b: Float[Tensor, "B v"]) -> tuple[Tensor, Tensor]:
+    """What a block of tokens adds to V times the moments of a `Circle`; a and b are centred over all V."""
     products = torch.stack([a * a, a * b, b * b], 1)
-    return Circle(products.mean(-1), products @ products.mT / a.shape[-1])
+    return products.sum(-1), products @ products.mT

@@ -23,7 +23,7 @@ from shammie.core.patch import WeightPatch, rows
 from shammie.core.position import LAST
 from shammie.core.ranking import auroc
 from shammie.rotate.equations import reconstruct, remove
-from shammie.rotate.neurons import weight_slice
+from shammie.rotate.neurons import Population, weight_slice
 from shammie.rotate.reading import Reading
 from shammie.rotate.settings import Part
 from shammie.rotate.tokens import TokenSpace
@@ -207,12 +207,16 @@ def projection_tokens(space: TokenSpace, w: Float[Tensor, " D"], count: int, par
     return torch.cat([scores.topk(count // 2).indices, (-scores).topk(count // 2).indices])
 
 
+def principal_directions(layer: Float[Tensor, "F D"]) -> Float[Tensor, "D D"]:
+    """Principal directions of a layer's rows, the strongest first."""
+    values, vectors = torch.linalg.eigh(Population.of(layer).covariance)
+    return vectors.T[values.argsort(descending=True)]
+
+
 def component_tokens(
-    space: TokenSpace, layer: Float[Tensor, "F D"], w: Float[Tensor, " D"], count: int, components: int
+    space: TokenSpace, directions: Float[Tensor, "D D"], w: Float[Tensor, " D"], count: int, components: int
 ) -> Int[Tensor, " k"]:
-    """Baseline: tokens of the principal directions of the layer that the neuron's row has most of, signed as it has them."""
-    centred = layer - layer.mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    """Baseline: tokens of the layer's principal directions that the row has most of, signed as it has them."""
     strength = directions @ normalize(w, dim=0)
     top = strength.abs().topk(components).indices
     each = -(-count // components)

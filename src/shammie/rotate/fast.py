@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shammie.rotate.equations import Objective, circle, kurtosis_slope, moments, reflect
+from shammie.rotate.equations import Circle, Objective, circle_sums, kurtosis_slope, reflect
 from shammie.rotate.solution import Solution
+
+BLOCK_BYTES = (2**19, 2**27)  # of projections at a time: a CPU's cache, a GPU's
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def solve(
 
 
 class _Search:
-    """The rows that are still climbing: unit vectors s, their weighted projections z, and L-BFGS's memory."""
+    """The rows that are still climbing: unit vectors s, their weighted and centred projections z, L-BFGS's memory.
+
+    Work over the vocabulary goes block by block, so that what is made of a block is used while it is in the cache.
+    """
 
     def __init__(
         self, w: Tensor, tokens: Tensor, weights: Tensor, objective: Objective, start: Tensor, spectrum: Spectrum,
@@ -94,78 +99,94 @@ class _Search:
     ) -> None:  # fmt: skip
         self.tokens, self.objective, self.spectrum, self.settings = tokens, objective, spectrum, settings
         self.weights, self.w = weights, normalize(w, dim=-1)
+        self.total = weights @ tokens  # so that means over the vocabulary cost nothing
         self.s = normalize(reflect(w, start), dim=-1)
-        self.z = self._project(self.s)
+        self.z = self.s.new_empty(len(w), len(tokens))
+        for part in self._blocks():
+            self.z[:, part] = self._project(self.s, part)
+        self.m2, self.m4 = self.z.square().mean(-1), self.z.square().square_().mean(-1)
+        self.value = objective(self.m4 / self.m2.square() - 3, (self.w * self.s).sum(-1))
+        self.gradient = self._gradient()
         self.iteration = 0
         self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
-        self.previous: tuple[Tensor, Tensor] | None = None
-        self.value = objective(moments(self.z).kurtosis, (self.w * self.s).sum(-1))
 
     def keep(self, rows: Bool[Tensor, " B"]) -> None:
         """Go on with these rows alone."""
-        self.weights, self.w, self.s, self.z, self.value = (
-            part[rows] for part in (self.weights, self.w, self.s, self.z, self.value)
-        )
+        for name in ("weights", "w", "total", "s", "z", "m2", "m4", "value", "gradient"):
+            setattr(self, name, getattr(self, name)[rows])
         self.pairs = deque(((s[rows], y[rows]) for s, y in self.pairs), self.settings.memory)
-        if self.previous is not None:
-            self.previous = (self.previous[0][rows], self.previous[1][rows])
 
     def step(self) -> None:
         """Turn every row along its best direction to the best angle."""
-        gradient, precondition = self._gradient()
-        self._remember(gradient)
         approaching = self.iteration < self.settings.approach
-        direction = self._quasi_newton(gradient, precondition.sqrt() if approaching else precondition)
-        direction = self._tangent(direction)
-        uphill = (direction * gradient).sum(-1, keepdim=True) > 0
-        direction = normalize(torch.where(uphill, direction, gradient), dim=-1)
-        furthest = self.settings.approach_turn if approaching else self.settings.max_turn
-        self._turn(direction, self._project(direction), furthest)
+        direction = self._tangent(self._quasi_newton(approaching))
+        uphill = (direction * self.gradient).sum(-1, keepdim=True) > 0
+        direction = normalize(torch.where(uphill, direction, self.gradient), dim=-1)
+        before, slope = self.s, self.gradient
+        self._turn(direction, self.settings.approach_turn if approaching else self.settings.max_turn)
+        if not approaching:
+            self.pairs.append((self._tangent(self.s - before), self._tangent(slope) - self.gradient))
         self.iteration += 1
 
-    def _project(self, s: Tensor) -> Tensor:
-        return (s @ self.tokens.T).mul_(self.weights)
+    def _blocks(self) -> list[slice]:
+        """Slices of the vocabulary whose projections take `BLOCK_BYTES`."""
+        size = max(256, BLOCK_BYTES[self.s.device.type == "cuda"] // (4 * max(1, len(self.s))))
+        return [slice(start, start + size) for start in range(0, len(self.tokens), size)]
+
+    def _project(self, s: Tensor, part: slice) -> Tensor:
+        mean = (s * self.total).sum(-1, keepdim=True) / len(self.tokens)
+        return (s @ self.tokens[part].T).mul_(self.weights[:, part]).sub_(mean)
 
     def _tangent(self, v: Tensor) -> Tensor:
         return v - self.s * (v * self.s).sum(-1, keepdim=True)
 
-    def _gradient(self) -> tuple[Tensor, Tensor]:
-        """The Riemannian gradient of J, and the diagonal of the preconditioner in the spectrum's basis.
+    def _slog_slope(self) -> Tensor:
+        kurtosis = self.m4 / self.m2.square() - 3
+        return self.objective.kurtosis_weight / (1 + kurtosis.abs())
+
+    def _gradient(self, turn: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """The Riemannian gradient of J; `turn` (projection, cosine, sine) is first carried out on z, block by block."""
+        pull, m3 = torch.zeros_like(self.s), torch.zeros_like(self.m2)
+        for part in self._blocks():
+            z = self.z[:, part]
+            if turn is not None:
+                z.mul_(turn[1]).addcmul_(turn[0][:, part], turn[2])
+            slope = kurtosis_slope(z, self.m2, self.m4)
+            m3 += slope.sum(-1)
+            pull += slope.mul_(self.weights[:, part]) @ self.tokens[part]
+        count = len(self.tokens)
+        pull -= (m3 / count)[:, None] * self.total
+        scale = self._slog_slope() * 4 / (count * self.m2.square())
+        return self._tangent(scale[:, None] * pull + self.objective.faithfulness_weight * self.w)
+
+    def _preconditioner(self) -> Tensor:
+        """Its diagonal in the spectrum's basis [B, D].
 
         Near an optimum the Hessian of -J is about (4 a kurtosis / m2) Cov + cos(w, s) I with a the slope of slog.
         """
-        stats = moments(self.z)
-        kurtosis, faithful = stats.kurtosis, self.objective.faithfulness_weight
-        slope = (self.objective.kurtosis_weight / (1 + kurtosis.abs()))[:, None]
-        gradient = kurtosis_slope(self.z, stats).mul_(self.weights) @ self.tokens
-        gradient = self._tangent(slope * gradient + faithful * self.w)
-        curvature = 4 * slope * (kurtosis / stats.m2).clamp(min=0)[:, None] * self.spectrum.values
+        kurtosis = (self.m4 / self.m2.square() - 3).clamp(min=0)
+        curvature = (4 * self._slog_slope() * kurtosis / self.m2)[:, None] * self.spectrum.values
         cosine = (self.w * self.s).sum(-1, keepdim=True).clamp(min=0.1)
-        return gradient, curvature + faithful * cosine
+        return curvature + self.objective.faithfulness_weight * cosine
 
-    def _remember(self, gradient: Tensor) -> None:
-        if self.previous is not None and self.iteration > self.settings.approach:
-            s, g = self.previous
-            self.pairs.append((self._tangent(self.s - s), self._tangent(g) - gradient))
-        self.previous = (self.s, gradient)
-
-    def _quasi_newton(self, gradient: Tensor, precondition: Tensor) -> Tensor:
+    def _quasi_newton(self, approaching: bool) -> Tensor:
         """The two-loop recursion; a pair without positive curvature counts for nothing in its row."""
-        q, used = gradient, []
+        q, used = self.gradient, []
         for s, y in reversed(self.pairs):
             product = (s * y).sum(-1, keepdim=True)
             rho = torch.where(product > 1e-12, 1 / product.clamp(min=1e-12), 0.0)
             alpha = rho * (s * q).sum(-1, keepdim=True)
             q = q - alpha * y
             used.append((s, y, rho, alpha))
-        r = ((q @ self.spectrum.vectors) / precondition) @ self.spectrum.vectors.T
+        diagonal = self._preconditioner().sqrt() if approaching else self._preconditioner()
+        r = ((q @ self.spectrum.vectors) / diagonal) @ self.spectrum.vectors.T
         for s, y, rho, alpha in reversed(used):
             r = r + s * torch.where(rho > 0, alpha - rho * (y * r).sum(-1, keepdim=True), 0.0)
         return r
 
-    def _turn(self, direction: Tensor, projected: Tensor, furthest: float) -> None:
+    def _turn(self, direction: Tensor, furthest: float) -> None:
         """Go to the best angle up to the furthest: a grid, then three finer ones around its best point."""
-        plane = circle(self.z, projected)
+        projected, plane = self._plane(direction)
         along, across = ((self.w * v).sum(-1, keepdim=True) for v in (self.s, direction))
 
         def value(angle: Tensor) -> Tensor:
@@ -180,4 +201,16 @@ class _Search:
             low = -width
         self.value = value(best)[:, 0]
         self.s = normalize(self.s * best.cos() + direction * best.sin(), dim=-1)
-        self.z = self.z.mul_(best.cos()).add_(projected * best.sin())
+        self.m2, self.m4 = plane.moments(best)
+        self.gradient = self._gradient((projected, best.cos(), best.sin()))
+
+    def _plane(self, direction: Tensor) -> tuple[Tensor, Circle]:
+        """The projection of a direction, and the moments of every angle between it and s."""
+        projected = torch.empty_like(self.z)
+        second, fourth = self.z.new_zeros(len(self.z), 3), self.z.new_zeros(len(self.z), 3, 3)
+        for part in self._blocks():
+            projected[:, part] = self._project(direction, part)
+            sums = circle_sums(self.z[:, part], projected[:, part])
+            second += sums[0]
+            fourth += sums[1]
+        return projected, Circle(second / len(self.tokens), fourth / len(self.tokens))
