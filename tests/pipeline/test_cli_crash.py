@@ -1,63 +1,18 @@
-"""`shammie generate` and `shammie capture` killed at random moments and resumed give the bytes of a run left alone."""
+"""`shammie generate`, `capture` and `rotate fit` killed at random moments and resumed give the bytes of a run left alone."""
 
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from forked import Commands
 from pico import build
 
 KILLS = 9  # of each command
-# A parent that has imported and warmed everything, so that a killed command costs its own work and no imports.
-PARENT = """if True:
-    import json, os, sys
-    import torch
-    from shammie.cli.main import main
-
-    torch.set_num_threads(1)
-    answers, sys.stdout = sys.stdout, open(os.devnull, "w")
-    for line in json.loads(sys.argv[1]):
-        main([*line, "--dry-run"])
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            os._exit(main(json.loads(line)))
-        print(child, file=answers, flush=True)
-        sys.stdin.readline()  # until then the child keeps its number, so that no other process can be hit
-        print(os.waitpid(child, 0)[1], file=answers, flush=True)
-"""
-
-
-class Commands:
-    """Starts commands in processes of their own."""
-
-    def __init__(self, warm):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        line = [sys.executable, "-c", PARENT, json.dumps(warm)]
-        self.parent = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
-        assert self.parent.stdout.readline() == "ready\n"
-
-    def start(self, line):
-        self.parent.stdin.write(json.dumps(line) + "\n")
-        self.parent.stdin.flush()
-        return int(self.parent.stdout.readline())
-
-    def wait(self):
-        self.parent.stdin.write("\n")
-        self.parent.stdin.flush()
-        return int(self.parent.stdout.readline())
-
-    def close(self):
-        self.parent.stdin.close()
-        self.parent.stdout.close()
-        self.parent.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +30,11 @@ def place(tmp_path_factory):
 def lines_of(place):
     model = str(place / "llama")
     sampling = ["--rows", "1", "--max-new-tokens", "8", "--temperature", "1", "--seed", "3"]
+    noise = ["--layers", "all", "--part", "in,out", "--channels", "2", "--null-draws", "20", "--shard", "2"]
     shards = ["--sites", "residual:* neurons:1", "--texts-per-shard", "1"]
     return {
         "generate": ["generate", model, "--prompts", str(place / "prompts.jsonl"), *sampling],
+        "rotate fit": ["rotate", "fit", model, *noise],
         "capture": ["capture", model, "--texts", str(place / "texts.txt"), *shards],
     }
 
@@ -99,7 +56,7 @@ def contents(run):
     return {str(path.relative_to(run)): path.read_bytes() for path in kept}
 
 
-@pytest.mark.parametrize("name", ["generate", "capture"])
+@pytest.mark.parametrize("name", ["generate", "capture", "rotate fit"])
 def test_killed_and_resumed(name, place, commands, tmp_path):
     line = lines_of(place)[name]
     alone, killed = tmp_path / "alone", tmp_path / "killed"

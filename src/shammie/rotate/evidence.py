@@ -30,10 +30,10 @@ FALSE_DISCOVERIES = 0.05
 
 
 def evidence(
-    population: Population, residual: Float[Tensor, "B D"], direction: Float[Tensor, "B D"]
-) -> Float[Tensor, " B"]:
+    population: Population, left: Float[Tensor, "*#B D"], direction: Float[Tensor, "*#B D"]
+) -> Float[Tensor, "*B"]:
     """Component of each residual along a unit direction, in standard deviations over the layer's neurons."""
-    return (residual * direction).sum(-1) / population.spread(direction)
+    return (left * direction).sum(-1) / population.spread(direction)
 
 
 @dataclass(frozen=True, eq=False)

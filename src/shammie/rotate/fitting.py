@@ -81,11 +81,11 @@ class _Work:
             if item == "channels":
                 texts = texts or [token_text(self.model, token) for token in range(len(fitter.space.tokens))]
                 run.record(key, self._judge(run, place, fitter, texts))
-                shutil.rmtree(_shards(run) / name, ignore_errors=True)
             else:
                 tensors, records = self._search(place, fitter, item)
                 save_artifact(_shards(run) / name / item, "rotate_shard", {}, tensors, {}, overwrite=True)
                 run.record(key, records)
+        shutil.rmtree(_shards(run), ignore_errors=True)
         return 0
 
     def _reader(self, settings: RotateSettings) -> Reader:
