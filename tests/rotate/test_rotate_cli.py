@@ -90,10 +90,9 @@ def test_describe_names_the_neuron_that_says_something(shammie, tmp_path):
     assert len([r for r in results(tmp_path / "all") if r["kind"] == "channel"]) == 2
 
 
-def test_find_searches_neurons_and_fitted_channels(shammie, place, tmp_path):
-    text = load(place / "model").tokenizer.decode([111])
+def test_find_searches_neurons_and_fitted_channels(shammie, tmp_path):
     code, _, _ = shammie(
-        "rotate", "find", "model", text, "--fit", "fit", "--insignificant", "--output-dir", tmp_path / "f"
+        "rotate", "find", "model", "k", "--fit", "fit", "--insignificant", "--output-dir", tmp_path / "f"
     )
     assert code == 0
     kinds = [r["kind"] for r in results(tmp_path / "f")]

@@ -1,0 +1,29 @@
+"""Every notebook runs from top to bottom, on a tiny model in place of the embedded one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers.utils.logging import disable_progress_bar
+
+from pico import build
+
+ROOT = Path(__file__).parents[2]
+TINY = {"rotate": 'MODEL, LAYER, NEURONS = "model", 1, range(6)'}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch, capsys):
+    disable_progress_bar()
+    model = build("gemma", hidden_size=64, intermediate_size=128)
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    assert sources[0].startswith("MODEL"), "the first cell names the model and the sizes"
+    assert not any(cell["outputs"] for cell in cells), "notebooks are kept without outputs"
+    names: dict[str, object] = {}
+    for number, source in enumerate([TINY[path.stem], *sources[1:]]):
+        exec(compile(source, f"{path.name}, cell {number}", "exec"), names)
+    assert capsys.readouterr().out
