@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from pico import build
 
 ROOT = Path(__file__).parents[2]
-TINY = {"rotate": 'MODEL, LAYER, NEURONS = "model", 1, range(6)'}
+TINY = {"rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"'}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

@@ -56,6 +56,25 @@ def prepare_describe(config: Describe) -> Task:
     found = [result for result in record.results if result.get("kind") == "channel"]
     if record.command != "rotate fit" or not found:
         raise ShammieError(f"{config.fit} holds no channels; name the --output-dir of a finished shammie rotate fit")
+    neurons = _by_neuron(_chosen(config, found), config.insignificant)
+    completer = None if config.judge is None else _writer(config.judge)
+
+    def execute(run: Run) -> int:
+        for key in run.items(list(neurons), "rotate describe"):
+            (layer, neuron), own = neurons[key]
+            said: Record = {"kind": "neuron", "layer": layer, "neuron": neuron, "channels": len(own)}
+            said["description"] = describe(own)
+            if completer is not None and own:
+                said["in_plain_words"] = in_plain_words(own, completer)
+            run.record(key, [said, *own])
+        return 0
+
+    inputs = {"fit": record.inputs, "config": record.config, "judge": completer and completer.identity}
+    return Task(inputs, lambda: {"neurons": len(neurons)}, execute)
+
+
+def _chosen(config: Describe, found: Sequence[Record]) -> list[Record]:
+    """The channels of the layer, neurons and parts that are asked for."""
     parts = parse_parts(config.part)
     neurons = set(parse_numbers(config.neurons, max(channel["neuron"] for channel in found) + 1, "neuron"))
     chosen = [
@@ -65,25 +84,17 @@ def prepare_describe(config: Describe) -> Task:
     ]
     if not chosen:
         raise ShammieError(f"{config.fit} holds no channels of that layer, those neurons and parts; see its run.json")
-    grouped: dict[tuple[int, int], list[Record]] = {}
-    for channel in chosen:
-        grouped.setdefault((channel["layer"], channel["neuron"]), []).append(channel)
-    completer = None if config.judge is None else _writer(config.judge)
+    return chosen
 
-    def execute(run: Run) -> int:
-        keys = {f"{layer}.{neuron}": (layer, neuron) for layer, neuron in grouped}
-        for key in run.items(list(keys), "rotate describe"):
-            layer, neuron = keys[key]
-            own = [channel for channel in grouped[keys[key]] if config.insignificant or channel["significant"]]
-            said: Record = {"kind": "neuron", "layer": layer, "neuron": neuron, "channels": len(own)}
-            said["description"] = describe(own)
-            if completer is not None and own:
-                said["in_plain_words"] = in_plain_words(own, completer)
-            run.record(key, [said, *own])
-        return 0
 
-    inputs = {"fit": record.inputs, "config": record.config, "judge": completer and completer.identity}
-    return Task(inputs, lambda: {"neurons": len(grouped), "channels": len(chosen)}, execute)
+def _by_neuron(channels: Sequence[Record], insignificant: bool) -> dict[str, tuple[tuple[int, int], list[Record]]]:
+    """Each neuron under its key with the channels to show; those that hold the strongest ones first."""
+    shown: dict[tuple[int, int], list[Record]] = {(channel["layer"], channel["neuron"]): [] for channel in channels}
+    for channel in channels:
+        if insignificant or channel["significant"]:
+            shown[channel["layer"], channel["neuron"]].append(channel)
+    ordered = sorted(shown.items(), key=lambda item: -max((channel["evidence"] for channel in item[1]), default=0.0))
+    return {f"{layer}.{neuron}": ((layer, neuron), own) for (layer, neuron), own in ordered}
 
 
 def _writer(spec: str) -> Completer:

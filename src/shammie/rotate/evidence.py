@@ -37,7 +37,7 @@ def evidence(
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class ChannelEvidence:
     """What a channel's tokens say of its neuron: on which side of the channel they lie, and how strongly it holds them.
 
     `side` [B] is +1 for the tokens nearest the channel and -1 for those nearest its opposite; `direction` [B, D] is their
@@ -49,9 +49,9 @@ class Said:
     evidence: Float[Tensor, " B"]
 
 
-def read_channels(
+def weigh(
     space: TokenSpace, population: Population, left: Float[Tensor, "B D"], channels: Float[Tensor, "B D"]
-) -> Said:
+) -> ChannelEvidence:
     """Of both ends of each channel the one whose tokens the residual `left` holds more of."""
     scores = space.cosines(channels)
     ends = []
@@ -59,7 +59,7 @@ def read_channels(
         direction = side * space.centroid((side * scores).topk(NAMED, dim=-1).indices)
         ends.append((direction, evidence(population, left, direction)))
     first = ends[0][1] >= ends[1][1]
-    return Said(
+    return ChannelEvidence(
         torch.where(first, 1.0, -1.0),
         torch.where(first[:, None], ends[0][0], ends[1][0]),
         torch.where(first, ends[0][1], ends[1][1]),

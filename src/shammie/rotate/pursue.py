@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from shammie.rotate import fast, paper
 from shammie.rotate.anchored import AnchoredSolver
 from shammie.rotate.equations import Objective, moments, tail
-from shammie.rotate.evidence import read_channels, residual
+from shammie.rotate.evidence import residual, weigh
 from shammie.rotate.fast import FastSettings
 from shammie.rotate.neurons import Population
 from shammie.rotate.paper import PaperSettings
@@ -22,7 +22,7 @@ from shammie.rotate.tokens import TokenSpace
 
 CLOSED_WEIGHT = 0.01  # of a token that an earlier channel of the neuron took
 BYTE_BUDGET = 512 * 2**20  # of what a batch holds over the vocabulary
-_BYTES = {"anchored": 16, "fast": 40, "paper": 44}  # a neuron and token, measured
+_BYTES = {"anchored": 28, "fast": 28, "paper": 48}  # a neuron and token, measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +80,15 @@ class Pursuit:
         for _ in range(self.settings.channels):
             left = residual(self.population, w, directions)
             solution = self._solve(w, weights, left, generator)
-            said = read_channels(self.space, self.population, left, solution.channels)
+            found = weigh(self.space, self.population, left, solution.channels)
             projected = solution.channels @ self.space.tokens.T
             kurtosis = moments(projected).kurtosis
             weighted = moments(projected * weights).kurtosis
             value = self.objective(weighted, cosine_similarity(w, solution.channels))
             closing = tail(projected, self.settings.threshold)
-            row = (solution.channels, said.direction, said.side, said.evidence, kurtosis, value)
+            row = (solution.channels, found.direction, found.side, found.evidence, kurtosis, value)
             rounds.append((*row, solution.steps, closing.sum(-1)))
-            directions = torch.cat([directions, said.direction[:, None]], 1)
+            directions = torch.cat([directions, found.direction[:, None]], 1)
             weights[closing] = CLOSED_WEIGHT
         return Found(*(torch.stack(values, 1) for values in zip(*rounds, strict=True)))
 
