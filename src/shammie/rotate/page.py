@@ -44,9 +44,10 @@ def draw_layers(layers: list[Record], channels: list[Record]) -> list[Block]:
     if not layers:
         return [Prose("No layer is finished yet.")]
     bars = [number(_name(layer), layer["significant"], _control(layer)) for layer in layers]
+    highest = min(1.0, 1.2 * max(layer["significant"]["high"] for layer in layers))
     blocks: list[Block] = [
         Figure(
-            interval_bars(bars, value_label="share of channels that stand out"),
+            interval_bars(bars, value_label="share of channels that stand out", limits=(0.0, highest)),
             "Channels that stand out from noise",
             "Discoveries at a false-discovery rate of 0.05 against Gaussian and covariance-matched noise rows that went "
             "through the same search; beside each, the same share for noise rows held out.",
@@ -76,9 +77,9 @@ def _control(layer: Record) -> Number:
 def _table(channels: list[Record], caption: str) -> Table:
     rows = [
         [
-            f"{c['layer']} {c['part']} {c['neuron']}", "+" if c["side"] > 0 else "−", " ".join(map(repr, c["tokens"][:8])),
+            f"{c['layer']} {c['part']}", c["neuron"], "+" if c["side"] > 0 else "−", ", ".join(map(repr, c["tokens"][:8])),
             c["evidence"], c["p_value"], c["kurtosis"], c["cosine"],
         ]
         for c in channels
     ]  # fmt: skip
-    return Table(["neuron", "side", "tokens", "evidence", "p", "kurtosis", "cosine to w"], rows, caption)
+    return Table(["layer", "neuron", "side", "tokens", "evidence", "p", "kurtosis", "cosine to w"], rows, caption)

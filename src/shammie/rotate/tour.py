@@ -136,7 +136,7 @@ def draw(records: list[Record]) -> list[Block]:
             ]
             for c in own
         ]
-        caption = f"Neuron {neuron['neuron']} of layer {neuron['layer']}: its channels, strongest first."
+        caption = f"Neuron {neuron['neuron']} of layer {neuron['layer']}"
         blocks.append(Table(["does", "tokens", "evidence", "p", "stands out"], rows, caption))
         blocks.append(
             TextPair(
