@@ -121,6 +121,14 @@ def test_a_description_reads_as_a_sentence_and_a_judge_may_write_one():
     assert in_plain_words([channel, other], writer) == "About pets."
 
 
+def test_a_model_may_put_it_in_words(shammie, tmp_path):
+    line = ("rotate", "describe", "fit", "--neurons", "2:4", "--judge", "model", "--output-dir", tmp_path / "j")
+    assert shammie(*line)[0] == 0
+    rows = {r["neuron"]: r for r in results(tmp_path / "j") if r["kind"] == "neuron"}
+    assert isinstance(rows[2]["in_plain_words"], str)
+    assert "in_plain_words" not in rows[3]
+
+
 def test_a_dry_run_writes_nothing(shammie, place):
     code, out, _ = shammie(*FIT, *NOISE, "--output-dir", "never", "--dry-run")
     assert code == 0
