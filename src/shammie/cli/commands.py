@@ -29,6 +29,15 @@ COMMANDS: dict[str, Command] = {
     "show": Command("shammie.cli.show", "Show", "draw a run's report.html and print its results"),
     "replay": Command("shammie.cli.replay", "Replay", "execute a finished run again and compare the results"),
     "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
+    "ember erase": Command(
+        "shammie.ember.config", "EmberErase", "erase a concept from a model: patch, report, checkpoint"
+    ),
+    "ember evaluate": Command(
+        "shammie.ember.config", "EmberEvaluate", "measure what a patch has erased and what it cost"
+    ),
+    "ember attack": Command("shammie.ember.config", "EmberAttack", "try to bring an erased concept back"),
+    "ember check": Command("shammie.ember.config", "EmberCheck", "list what a concept pack holds and its leaks"),
+    "ember convert": Command("shammie.ember.config", "EmberConvert", "turn the paper's layout into a concept pack"),
 }
 
 POWER: dict[str, str] = {}  # room -> "module:NAME" of its core.power.PowerTest
