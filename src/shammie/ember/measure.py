@@ -23,7 +23,7 @@ from shammie.ember.evaluate import (
     outcome,
     read_texts,
 )
-from shammie.ember.pack import ConceptPack, Split
+from shammie.ember.pack import SETS, ConceptPack, Split
 
 if TYPE_CHECKING:
     from shammie.core.run import Run
@@ -55,9 +55,9 @@ class Bench:
     def _read(self, names: Iterable[str]) -> dict[str, list[Reading]]:
         return {name: read_texts(self.model, self._texts(name)) for name in names}
 
-    def ask(self, split: Split, formats: Sequence[Format] | None = None) -> list[Answer]:
+    def ask(self, split: Split, formats: Sequence[Format] | None = None, sets: Sequence[str] = SETS) -> list[Answer]:
         """Put a split's questions to the model as it now is."""
-        return ask(self.model, self.pack, split, formats or self.formats, limit=self.limit, judge=self.judge)
+        return ask(self.model, self.pack, split, formats or self.formats, limit=self.limit, judge=self.judge, sets=sets)
 
     def outcome(
         self, split: Split, before: Sequence[Answer], after: Sequence[Answer], style: Format, *, soft: bool

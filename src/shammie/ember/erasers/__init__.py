@@ -13,7 +13,7 @@ from shammie.ember.erasers.npo import Npo
 from shammie.ember.erasers.rmu import Rmu
 from shammie.ember.erasers.snmf import Snmf
 
-ERASERS: dict[str, type[Eraser]] = {"graddiff": GradDiff, "npo": Npo, "rmu": Rmu, "elm": Elm, "snmf": Snmf}
+ERASERS: dict[str, type[Eraser]] = {"rmu": Rmu, "graddiff": GradDiff, "npo": Npo, "snmf": Snmf, "elm": Elm}
 
 
 def cells(name: str, count: int) -> list[Eraser]:

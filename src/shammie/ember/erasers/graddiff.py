@@ -18,7 +18,7 @@ class GradDiff:
 
     alpha: float = 1.0
     modules: tuple[str, ...] = ("down_proj",)
-    train: TrainSettings = field(default_factory=lambda: TrainSettings(steps=20, batch_size=4, learning_rate=1e-4))
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(steps=20, batch_size=4, learning_rate=2e-4))
 
     @classmethod
     def grid(cls) -> list[GradDiff]:
@@ -26,7 +26,7 @@ class GradDiff:
         base = cls()
         return [
             replace(base, train=replace(base.train, learning_rate=rate), alpha=alpha)
-            for rate, alpha in ((1e-4, 1.0), (2e-4, 1.0), (5e-5, 1.0), (2e-4, 3.0), (4e-4, 3.0), (1e-4, 0.0))
+            for rate, alpha in ((2e-4, 1.0), (4e-4, 1.0), (1e-4, 1.0), (4e-4, 3.0), (8e-4, 3.0), (1e-4, 0.0))
         ]
 
     def erase(

@@ -28,8 +28,8 @@ class Rmu:
     the units of one model. `depth` is the layer as a share of all; it and the two below are trained.
     """
 
-    alpha: float = 10.0
-    strength: float = 5.0
+    alpha: float = 20.0
+    strength: float = 2.0
     depth: float = 0.25
     modules: tuple[str, ...] = ("down_proj",)
     train: TrainSettings = field(default_factory=lambda: TrainSettings(steps=30, batch_size=8, learning_rate=1e-3))
@@ -39,11 +39,11 @@ class Rmu:
         """Learning rates, strengths and depths."""
         base = cls()
         cells = (
+            (1e-3, 2.0, 0.25),
+            (5e-4, 5.0, 0.25),
+            (2e-3, 2.0, 0.25),
+            (1e-3, 2.0, 0.4),
             (1e-3, 5.0, 0.25),
-            (3e-3, 5.0, 0.25),
-            (1e-3, 20.0, 0.25),
-            (1e-3, 5.0, 0.4),
-            (3e-3, 20.0, 0.25),
             (3e-4, 5.0, 0.25),
         )
         return [

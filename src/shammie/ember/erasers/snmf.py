@@ -29,8 +29,8 @@ _COVER = 0.95  # share of the selected features' weight that the edited neurons 
 class Snmf:
     """W_down[:, j] -= delta_out f (f^T W_down[:, j]) and W_up[j, :] -= delta_in (W_up[j, :] f) f^T on a feature's neurons."""
 
-    delta_in: float = 1.0
-    delta_out: float = 1.0
+    delta_in: float = 2.0
+    delta_out: float = 2.0
     depth: float = 0.33
     """Share of the layers, from the first, that are edited."""
     features: int = 50
@@ -43,12 +43,12 @@ class Snmf:
     def grid(cls) -> list[Snmf]:
         """Strengths and depths."""
         cells = (
-            (1.0, 1.0, 0.33),
-            (4.0, 4.0, 0.33),
-            (4.0, 1.0, 0.33),
-            (1.0, 4.0, 0.33),
-            (4.0, 4.0, 0.5),
-            (7.0, 7.0, 0.33),
+            (2.0, 2.0, 0.33),
+            (2.0, 2.0, 0.2),
+            (2.0, 1.0, 0.33),
+            (1.0, 2.0, 0.33),
+            (1.0, 1.0, 0.5),
+            (3.0, 3.0, 0.2),
         )
         return [cls(delta_in=a, delta_out=b, depth=depth) for a, b, depth in cells]
 
