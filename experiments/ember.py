@@ -148,7 +148,7 @@ class Setting:
         size, records = self.size, []
         settings = RelearnSettings(
             paragraphs=size["paragraphs"], epochs=size["epochs"], batch_size=size["batch_size"],
-            learning_rate=size["rate"], points=2,
+            learning_rate=size["rate"], points=1,
         )  # fmt: skip
 
         def probe(step):

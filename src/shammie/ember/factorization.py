@@ -32,7 +32,7 @@ class Factorization:
 
 
 def factorize(rows: Float[Tensor, "V D"], settings: FactorizationSettings, seed: int = 0) -> Factorization:
-    """Alternate the closed-form updates from K random token rows and keep the best iteration.
+    """Alternate the closed-form updates from K token rows and keep the best iteration.
 
     Truncating G makes the error rise at times, hence the best one. Errors: DataError for fewer tokens than features,
     NonFiniteError for rows with NaN or infinity.
@@ -45,8 +45,7 @@ def factorize(rows: Float[Tensor, "V D"], settings: FactorizationSettings, seed:
     if not energy.isfinite():
         raise NonFiniteError("the embedding slice holds NaN or infinity; mend the model")
     size = math.ceil(settings.share * tokens)
-    start = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))[:count]
-    index, value = eq.winner_take_all(eq.solve_loadings(rows, rows[start.to(rows.device)]), size)
+    index, value = eq.winner_take_all(eq.solve_loadings(rows, _start(rows, count, seed)), size)
     best, best_error, threshold, waited = None, math.inf, math.inf, 0
     product = eq.gather_product(rows, index, value)
     for iteration in range(1, settings.iterations + 1):
@@ -69,3 +68,10 @@ def factorize(rows: Float[Tensor, "V D"], settings: FactorizationSettings, seed:
     assert best is not None
     features, index, value, iteration = best
     return Factorization(features, index, value, tokens, 1 - best_error / float(energy), iteration)
+
+
+def _start(rows: Float[Tensor, "V D"], count: int, seed: int) -> Float[Tensor, "K D"]:
+    """Different rows drawn by their energy: rows near zero would start features that stay empty."""
+    energy = rows.square().sum(1).cpu()
+    weight = energy + 1e-9 * energy.mean().clamp(min=torch.finfo(energy.dtype).tiny)
+    return rows[torch.multinomial(weight, count, generator=torch.Generator().manual_seed(seed)).to(rows.device)]

@@ -56,7 +56,8 @@ class Rmu:
     ) -> WeightPatch:
         """Train three layers' write matrices; the states to hold are read once, before the first step."""
         sides = Sides.of(model, pack)
-        layer = max(2, round(self.depth * len(model.anatomy.layers)))
+        last = len(model.anatomy.layers) - 1
+        layer = min(last, max(2, round(self.depth * last)))
         held = [self._states(model, [ids], layer).detach() for ids in sides.retain]
         size = float(torch.cat(held).norm(dim=1).median())
         direction = torch.rand(held[0].shape[-1], generator=torch.Generator().manual_seed(seed))
