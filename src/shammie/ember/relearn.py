@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,9 +75,11 @@ def _trainable(model: LanguageModel, kind: Adaptation, rank: int, seed: int) -> 
         return
     peft = files.package("peft", "train")
     with borrowed(model, []):
-        adapted = peft.get_peft_model(
-            model.module, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=_linear_names(model), bias="none")
-        )
+        with warnings.catch_warnings():  # peft still asks transformers for things by their old names
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = peft.get_peft_model(
+                model.module, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=_linear_names(model), bias="none")
+            )
         try:
             _draw(adapted, seed)
             yield

@@ -90,7 +90,7 @@ class Snmf:
         allowed = _covering(features)
         deltas = []
         for target, strength in ((weights.write, self.delta_out), (weights.read, self.delta_in)):
-            matrix = target.view(model.module).float().cpu()
+            matrix = target.view(model.module).float().cpu().clone()
             before = matrix.clone()
             for feature in features:
                 support = (feature != 0) & allowed
