@@ -50,7 +50,7 @@ def test_every_kind_of_leak_is_found_refused_and_mended(pack):
         "concept_sentences and neutral_sentences", "concept_sentences and relearning", "questions.test and questions.validation",
         "questions.test and similar.test",
     ]  # fmt: skip
-    with pytest.raises(DataError, match="has 4 leaks"):
+    with pytest.raises(DataError, match="leaks in 4 places"):
         refuse_leaks(leaking, allow=False)
     assert len(refuse_leaks(leaking, allow=True)) == 4
     mended = without_leaks(leaking)

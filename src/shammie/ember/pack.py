@@ -173,7 +173,7 @@ def refuse_leaks(pack: ConceptPack, *, allow: bool) -> list[Leak]:
     if leaks and not allow:
         first = leaks[0]
         raise DataError(
-            f"the pack of {pack.concept!r} has {len(leaks)} leaks, such as {first.text[:60]!r} in {first.where}; mend it "
+            f"the pack of {pack.concept!r} leaks in {len(leaks)} places, such as {first.text[:60]!r} in {first.where}; mend it "
             "(shammie ember check lists them, shammie ember convert --drop-leaks drops them) or pass --allow-leaks"
         )
     return leaks
