@@ -40,7 +40,7 @@ COMMANDS: dict[str, Command] = {
     "ember convert": Command("shammie.ember.config", "EmberConvert", "turn the paper's layout into a concept pack"),
 }
 
-POWER: dict[str, str] = {}  # room -> "module:NAME" of its core.power.PowerTest
+POWER: dict[str, str] = {"ember": "shammie.ember.planted:POWER"}  # room -> "module:NAME" of its core.power.PowerTest
 
 
 def find(words: Sequence[str]) -> tuple[str, list[str]]:

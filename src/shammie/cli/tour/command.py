@@ -24,8 +24,9 @@ CHAPTERS: dict[str, str] = {
     "forms": "shammie.cli.tour.forms",
     "decided": "shammie.cli.tour.decided",
     "exact": "shammie.cli.tour.exact",
+    "ember": "shammie.ember.tour",
 }
-_SECONDS = {"who": 10, "knows": 45, "forms": 15, "decided": 45, "exact": 10}  # on two cores, reduced
+_SECONDS = {"who": 10, "knows": 45, "forms": 15, "decided": 45, "exact": 10, "ember": 45}  # on two cores, reduced
 
 
 @dataclass(frozen=True)
