@@ -3,6 +3,7 @@
     python experiments/ember.py --output runs/ember                  # both shipped packs, both bundled models, 3 seeds
     python experiments/ember.py --output runs/ember --models smollm2-135m --concepts honeybees --seeds 0
     python experiments/ember.py --output runs/quick --quick          # does it run? under two minutes, no figures to quote
+    python experiments/ember.py --output runs/ember --explain        # which weights carry what relearning brings back
     python experiments/ember.py --output runs/ember --table          # only the table of what is there
 
 A run a (model, concept, seed), one item an arm; kill it at any time and repeat the command, with more of any if wished.
@@ -23,13 +24,14 @@ from shammie.core.errors import ShammieError
 from shammie.core.model import load
 from shammie.core.run import Run, read_run
 from shammie.core.stats import mean_interval, paired_difference
-from shammie.ember.config import EmberSettings, RelearnSettings
+from shammie.ember.config import EmberSettings, FactorizationSettings, RelearnSettings
 from shammie.ember.edit import find_directions, random_directions
 from shammie.ember.erasers import ERASERS, cells
 from shammie.ember.measure import Bench, answer_records, recorded_answers
 from shammie.ember.pack import load_pack, refuse_leaks
 from shammie.ember.relearn import relearn
 
+EMBER = EmberSettings(votes=0.5, factorization=FactorizationSettings(patience=8, tolerance=1e-3))
 DELTAS = (1.0, 2.0, 5.0, 10.0, 50.0)
 FULL = {
     "deltas": DELTAS,
@@ -74,7 +76,7 @@ class Setting:
             return
         self.before = {split: recorded_answers(own, "untouched", split) for split in ("validation", "test")}
         _ = self.validation.readings, self.test.readings
-        self.directions = find_directions(self.model, self.pack, EmberSettings(), self.seed)
+        self.directions = find_directions(self.model, self.pack, EMBER, self.seed)
         self.delta = next(r["delta"] for r in own if r["kind"] == "strength_chosen")
         for key in self.run.items([f"{self.stem}/{arm}" for arm in arms], self.stem):
             self.run.record(key, self.arm(key.rsplit("/", 1)[1]))
@@ -95,7 +97,7 @@ class Setting:
             *answer_records(validation, "untouched", "validation"),
             *answer_records(test, "untouched", "test"),
         ]
-        directions = find_directions(self.model, self.pack, EmberSettings(), self.seed)
+        directions = find_directions(self.model, self.pack, EMBER, self.seed)
         strengths = []
         for delta in self.size["deltas"]:
             with directions.patch(self.model, delta).applied(self.model):
@@ -109,12 +111,15 @@ class Setting:
         return self.validation.outcome("validation", before, self.validation.ask("validation"), "choice", soft=soft)
 
     def arm(self, arm):
+        if arm == "explain":
+            with self.directions.patch(self.model, self.delta).applied(self.model):
+                return self.explain()
         ember, _, method = arm.rpartition("+")
         if arm in ("ember", "random"):
             ember, method = arm, ""
         directions = self.directions
         if ember == "random":
-            directions = random_directions(self.model, self.pack, EmberSettings(), self.directions, self.seed)
+            directions = random_directions(self.model, self.pack, EMBER, self.directions, self.seed)
         edit = directions.patch(self.model, self.delta).applied(self.model) if ember else nullcontext()
         with edit:
             records, patch = self.best_cell(method) if method else ([], None)
@@ -145,19 +150,72 @@ class Setting:
         return [line | {"chosen": line is best[0]} for line, _ in found], best[1]
 
     def relearned(self, arm):
-        size, records = self.size, []
-        settings = RelearnSettings(
-            paragraphs=size["paragraphs"], epochs=size["epochs"], batch_size=size["batch_size"],
-            learning_rate=size["rate"], points=1,
-        )  # fmt: skip
+        records = []
 
         def probe(step):
             answers = self.test.ask("test", sets=("questions",))
             records.extend(line | {"split": "relearned", "step": step} for line in answer_records(answers, arm, "test"))
 
-        relearn(self.model, self.pack, "full", settings, self.scratch(), self.seed, probe)
+        relearn(self.model, self.pack, "full", self.settings(), self.scratch(), self.seed, probe)
         self.scratch()
         return records
+
+    def explain(self):
+        """Which weights carry what relearning brought back: each part in turn is put back to what it was before."""
+        start = {name: parameter.detach().clone() for name, parameter in self.model.module.named_parameters()}
+        parts, records = self.parts(start), []
+
+        def probe(step):
+            now = dict(self.model.module.named_parameters())
+            for part, choose in {"nothing": None, **parts}.items():
+                swapped = {name: tensor.detach().clone() for name, tensor in now.items()} if choose else {}
+                with torch.no_grad():
+                    for name, parameter in now.items() if choose else ():
+                        choose(name, parameter, start[name])
+                own = self.test.ask("test", sets=("questions",))
+                with torch.no_grad():
+                    for name, tensor in swapped.items():
+                        now[name].copy_(tensor)
+                records.append(
+                    {"kind": "put back", "part": part, "step": step, "accuracy": float(np.mean([a.hit for a in own])),
+                     "probability": float(np.mean([a.soft for a in own]))}
+                )  # fmt: skip
+
+        relearn(self.model, self.pack, "full", self.settings(), self.scratch(), self.seed, probe)
+        self.scratch()
+        return self.here(records)
+
+    def parts(self, start):
+        """Edited rows, all other embeddings, and each third of the layers; each puts its own weights back."""
+        embedding = self.model.anatomy.embedding_weights.parameter
+        head = self.model.anatomy.unembedding_weights.parameter
+        edited = torch.zeros(len(start[embedding]), dtype=torch.bool)
+        edited[self.directions.tokens] = True
+        count = len(self.model.anatomy.layers)
+        stem = f"{self.model.anatomy.family.body}.{self.model.anatomy.family.layers}."
+
+        def rows(chosen):
+            def put_back(name, now, old):
+                if name == embedding:
+                    now[chosen] = old[chosen]
+
+            return put_back
+
+        def third(number):
+            own = range(number * count // 3, (number + 1) * count // 3)
+            stems = tuple(f"{stem}{layer}." for layer in own)
+            return lambda name, now, old: name.startswith(stems) and now.copy_(old)
+
+        thirds = {f"layers {n * count // 3} to {(n + 1) * count // 3 - 1}": third(n) for n in range(3)}
+        output = {"output matrix": lambda name, now, old: name == head and now.copy_(old)} if head in start else {}
+        return {"edited rows": rows(edited), "other embeddings": rows(~edited), **output, **thirds}
+
+    def settings(self):
+        size = self.size
+        return RelearnSettings(
+            paragraphs=size["paragraphs"], epochs=size["epochs"], batch_size=size["batch_size"],
+            learning_rate=size["rate"], points=1,
+        )  # fmt: skip
 
     def scratch(self):
         place = self.run.artifacts / "scratch"
@@ -185,6 +243,14 @@ def table(records):
         ]
         count = len({place for place, _ in after})
         lines.append(f"| {arm} | {count} | {' | '.join(shown)} | {interval(after)} | {interval(relearned)} |")
+    back = [r for r in records if r["kind"] == "put back"]
+    if back:
+        lines += ["", "| after relearning, put back | accuracy | probability of the answer |", "|---|---|---|"]
+        for part in dict.fromkeys(r["part"] for r in back):
+            own = [r for r in back if r["part"] == part]
+            lines.append(
+                f"| {part} | {spread([r['accuracy'] for r in own])} | {spread([r['probability'] for r in own])} |"
+            )
     lines += ["", "| added by EMBER to | accuracy after erasure | accuracy after relearning |", "|---|---|---|"]
     for base in ("untouched", *ERASERS):
         with_ember = "ember" if base == "untouched" else f"ember+{base}"
@@ -234,6 +300,9 @@ def main():
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma-3-270m"])
     parser.add_argument("--concepts", nargs="+", default=["honeybees", "ancient-egypt"], help="shipped names or packs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--explain", action="store_true", help="which weights carry what relearning brings back to EMBER"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -248,6 +317,8 @@ def carry_out(args):
     if args.quick:
         args.models, args.concepts, args.seeds = ["smollm2-135m"], ["honeybees"], [0]
         size, arms = QUICK, ("ember", "rmu", "ember+rmu")
+    if args.explain:
+        arms = ("explain",)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     for seed in args.seeds:
         for name in args.models:
@@ -255,7 +326,10 @@ def carry_out(args):
             for concept in args.concepts:
                 pack = load_pack(concept)
                 refuse_leaks(pack, allow=False)
-                place = args.output / f"{name.replace('/', '-')}--{pack.concept.replace(' ', '-')}--{seed}"
+                place = (
+                    args.output
+                    / f"{name.replace('/', '-')}--{pack.concept.replace(' ', '-')}--{seed}{'--explain' * args.explain}"
+                )
                 settings = size | {"arms": arms, "model": name, "concept": pack.concept, "seed": seed}
                 inputs = {"model": model.hash, "pack": pack.sha256}
                 with Run.open("experiments/ember", settings, place, inputs=inputs, resume=place.exists()) as run:

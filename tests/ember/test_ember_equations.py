@@ -24,7 +24,7 @@ def test_features_and_loadings_solve_their_ridge_problems(seed):
     lam = eq.RIDGE * float((g.T @ g).diagonal().mean())
     augmented = np.vstack([g.numpy(), math.sqrt(lam) * np.eye(3)])
     wanted = np.linalg.lstsq(augmented, np.vstack([rows.numpy(), np.zeros((3, 5))]), rcond=None)[0]
-    features = eq.solve_features(g.T @ rows, g)
+    features = eq.solve_features(g.T @ rows, eq.gram(g))
     np.testing.assert_allclose(features.numpy(), wanted, atol=1e-8)
     lam = eq.RIDGE * float((features @ features.T).diagonal().mean())
     augmented = np.vstack([features.T.numpy(), math.sqrt(lam) * np.eye(3)])
@@ -44,7 +44,7 @@ def test_sparse_products_and_the_gram_error_equal_dense_ones(seed):
     product = eq.gather_product(rows, index, value)
     torch.testing.assert_close(product, g.T @ rows)
     features = normal(seed + 2, 4, 6)
-    error = eq.squared_error(rows.square().sum(), product, features, g)
+    error = eq.squared_error(rows.square().sum(), product, features, eq.gram(g))
     torch.testing.assert_close(error, (rows - g @ features).square().sum())
 
 

@@ -37,9 +37,9 @@ class FactorizationSettings:
     """rho: share of the tokens that a feature keeps."""
     iterations: int = 400
     """At most so many alternating updates."""
-    patience: int = 8
+    patience: int = 4
     """Stop after so many iterations without an improvement; the best iteration is kept."""
-    tolerance: float = 1e-3
+    tolerance: float = 5e-3
     """Relative fall of the error that counts as an improvement (an absolute one would depend on the model's scale)."""
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class EmberSettings:
 
     factorizations: int = 5
     """Factorizations to pool: those of two seeds share under half of their edited tokens."""
-    votes: float = 0.5
+    votes: float = 0.4
     """Share of the factorizations that must edit a token."""
     least_keyness: float = 3.84
     """G^2 that a token must have to be edited, chi-square with one degree of freedom; 0 edits all that features name."""

@@ -51,11 +51,16 @@ def ridge_solve(gram: Float[Tensor, "K K"], right: Float[Tensor, "K N"], ridge: 
     return torch.full_like(right, torch.nan)
 
 
+def gram(g: Float[Tensor, "V K"]) -> Float[Tensor, "K K"]:
+    """G^T G."""
+    return g.T @ g
+
+
 def solve_features(
-    product: Float[Tensor, "K D"], g: Float[Tensor, "V K"], ridge: float = RIDGE
+    product: Float[Tensor, "K D"], gram: Float[Tensor, "K K"], ridge: float = RIDGE
 ) -> Float[Tensor, "K D"]:
     """Step 1: F <- A G (G^T G + lambda I)^-1, given `product` = (A G)^T."""
-    return ridge_solve(g.T @ g, product, ridge)
+    return ridge_solve(gram, product, ridge)
 
 
 def solve_loadings(
@@ -66,10 +71,10 @@ def solve_loadings(
 
 
 def squared_error(
-    energy: Float[Tensor, ""], product: Float[Tensor, "K D"], features: Float[Tensor, "K D"], g: Float[Tensor, "V K"]
+    energy: Float[Tensor, ""], product: Float[Tensor, "K D"], features: Float[Tensor, "K D"], gram: Float[Tensor, "K K"]
 ) -> Float[Tensor, ""]:
     """Step 5: ||A - F G^T||^2 = ||A||^2 - 2 <A G, F> + <G^T G, F^T F>, without building F G^T."""
-    return energy - 2 * (product * features).sum() + ((g.T @ g) * (features @ features.T)).sum()
+    return energy - 2 * (product * features).sum() + (gram * (features @ features.T)).sum()
 
 
 def activity(g: Float[Tensor, "V K"], *, by_row: bool) -> Float[Tensor, "V K"]:

@@ -47,14 +47,14 @@ def factorize(rows: Float[Tensor, "V D"], settings: FactorizationSettings, seed:
     size = math.ceil(settings.share * tokens)
     index, value = eq.winner_take_all(eq.solve_loadings(rows, _start(rows, count, seed)), size)
     best, best_error, threshold, waited = None, math.inf, math.inf, 0
-    product = eq.gather_product(rows, index, value)
+    product, gram = eq.gather_product(rows, index, value), eq.gram(eq.scatter(index, value, tokens))
     for iteration in range(1, settings.iterations + 1):
-        features = eq.solve_features(product, eq.scatter(index, value, tokens))
+        features = eq.solve_features(product, gram)
         _, norms = eq.unit_columns(value)
         features = features * norms[:, None]
         index, value = eq.winner_take_all(eq.solve_loadings(rows, features), size)
-        product = eq.gather_product(rows, index, value)
-        error = float(eq.squared_error(energy, product, features, eq.scatter(index, value, tokens)))
+        product, gram = eq.gather_product(rows, index, value), eq.gram(eq.scatter(index, value, tokens))
+        error = float(eq.squared_error(energy, product, features, gram))
         if not math.isfinite(error):
             raise NonFiniteError(f"the factorization broke down in iteration {iteration}; lower the number of features")
         if error < best_error:

@@ -113,7 +113,7 @@ def semi_nmf(
     g = torch.rand(len(states), count, generator=generator) + 0.1
     features = torch.zeros(count, states.shape[1])
     for _ in range(iterations):
-        solved = eq.ridge_solve(g.T @ g, g.T @ states, eq.RIDGE)
+        solved = eq.solve_features(g.T @ states, eq.gram(g))
         index, value = eq.winner_take_all(solved.T, size)
         features = eq.scatter(index, value, states.shape[1]).T
         g = eq.semi_nmf_loadings(g, states @ features.T, features @ features.T)
