@@ -81,7 +81,7 @@ def test_a_patch_is_evaluated_and_attacked(erased, monkeypatch):
     assert main(["ember", "attack", *patch, "--output-dir", "attacked", *attack]) == 0
     lines = {r["attack"]: r for r in kinds(erased / "attacked", "regained")}
     assert set(lines) == {"none", "full", "typos", "hints"}
-    assert lines["full"]["seeds"] == 2
+    assert len(lines["full"]["by_seed"]) == 2
     assert lines["full"]["difference"]["high"] < 0
     assert "Relearning (full)" in (erased / "attacked" / "report.html").read_text()
     assert not [path for path in (erased / "attacked" / "artifacts").iterdir() if "full" in path.name]

@@ -48,7 +48,14 @@ def estimates(value):
 @pytest.mark.smollm2
 def test_every_chapter_leaves_records_with_their_doubt(toured):
     found = records(toured)
-    assert [*dict.fromkeys(record["chapter"] for record in found)] == ["who", "knows", "forms", "decided", "exact"]
+    assert [*dict.fromkeys(record["chapter"] for record in found)] == [
+        "who",
+        "knows",
+        "forms",
+        "decided",
+        "exact",
+        "ember",
+    ]
     kinds = {record["kind"] for record in found}
     assert {"identity", "accuracy", "lens", "rise", "patching", "steering", "spoken", "way"} <= kinds
     for record in found:

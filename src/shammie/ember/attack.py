@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from shammie.core.patch import WeightPatch
@@ -87,10 +88,12 @@ def summary(records: Sequence[Record], config: EmberAttack) -> list[Record]:
         keys = sorted(ends["erased"])
         values = {arm: [ends[arm][key] for key in keys] for arm in ARMS}
         questions = [question for question, _ in keys]
+        seeds = sorted({seed for _, seed in keys})
+        by_seed = [fmean(ends["erased"][key] for key in keys if key[1] == seed) for seed in seeds]
         difference = paired_difference(values["erased"], values["untouched"], questions, seed=config.seed)
         lines.append(
             {
-                "kind": "regained", "attack": kind, "seeds": len({seed for _, seed in keys}),
+                "kind": "regained", "attack": kind, "by_seed": by_seed,
                 **{arm: _mean(values[arm], questions, config.seed) for arm in ARMS}, "difference": difference.as_dict(),
             }
         )  # fmt: skip

@@ -421,7 +421,7 @@ def _judge(source: str | None) -> Judge | None:
 
 
 def _inputs(bench: Bench) -> dict[str, Any]:
-    return {"model": bench.model.hash, "pack": bench.pack.sha256}
+    return {"model": bench.model.hash, "pack": bench.pack.sha256, "concept": bench.pack.concept}
 
 
 def _estimate(bench: Bench, states: int, trainings: int) -> Mapping[str, Any]:

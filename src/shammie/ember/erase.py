@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammie.core.errors import DataError, ShammieError
 from shammie.core.model import LanguageModel
 from shammie.core.patch import Tied, WeightPatch
+from shammie.core.plain import differences, to_plain
 from shammie.core.vocabulary import token_text
 from shammie.ember.config import EmberSettings
 from shammie.ember.edit import ConceptDirections, find_directions, random_directions
@@ -153,7 +154,8 @@ class Erasure:
                 with patch.applied(self.model):
                     found = self._validated()
             self.run.record(
-                key, {"kind": "cell", "method": self.method, "cell": number, "settings": repr(grid[number]), **found}
+                key,
+                {"kind": "cell", "method": self.method, "cell": number, "settings": _described(grid[number]), **found},
             )
 
     def _grid(self) -> Sequence[Eraser]:
@@ -166,7 +168,7 @@ class Erasure:
             training = self.run.artifacts / f"training-{number}"
             patch = eraser.erase(self.model, self.bench.pack, training, self.seed, resume=self.resume)
             patch.save_pretrained(place)
-            _remove(training)
+            shutil.rmtree(training, ignore_errors=True)
         return WeightPatch.from_pretrained(place)
 
     @cached_property
@@ -222,7 +224,7 @@ class Erasure:
             return [*answer_records(answers, _CONTROL, "test"), *self.bench.outcomes(before, answers, _CONTROL)]
 
 
-def _remove(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
+def _described(eraser: Eraser) -> str:
+    """What a cell sets otherwise than the eraser's defaults."""
+    changed = differences(to_plain(type(eraser)()), to_plain(eraser))
+    return ", ".join(f"{place} {now}" for place, _, now in changed) or "defaults"

@@ -161,7 +161,7 @@ def erase_page(record: Mapping[str, Any]) -> str:
         ("made", record["started"][:10]),
     ]
     return render_page(
-        f"Erasing {config['concept']}", "What a concept's removal from the embeddings did, beside its controls.", facts,
+        f"Erasing {record['inputs']['concept']}", "What a concept's removal from the embeddings did, beside its controls.", facts,
         sections, footer="Every number stands in results.jsonl beside this page.", eyebrow="shammie ember erase",
     )  # fmt: skip
 
@@ -181,22 +181,27 @@ def relearning_figure(records: Sequence[Record], kind: str, *, arms: Sequence[st
     return Figure(drawing, f"Relearning ({kind})", "The line at 0.25 is what guessing among four choices gives.")
 
 
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
+
+
 def attack_page(record: Mapping[str, Any]) -> str:
     """The report of `shammie ember attack`."""
     results, config = record["results"], record["config"]
     rows = [
-        [r["attack"], r["seeds"], r["untouched"], r["erased"], r["difference"]] for r in of_kind(results, "regained")
+        [r["attack"], len(r["by_seed"]), r["untouched"], r["erased"], _range(r["by_seed"]), r["difference"]]
+        for r in of_kind(results, "regained")
     ]
     blocks: list[Block] = [
         Table(
-            ["attack", "seeds", "untouched model", "erased model", "difference"], rows,
+            ["attack", "seeds", "untouched model", "erased model", "its seeds", "difference"], rows,
             "Share of the concept's test questions answered (choices) after each attack.",
         )
     ]  # fmt: skip
     blocks += [relearning_figure(results, kind) for kind in config["kinds"] if kind in ("full", "lora")]
     facts = [("model", config["model"]), ("concept", config["concept"]), ("patch", str(record["inputs"]["patch"])[:12])]
     return render_page(
-        f"Attacking the erasure of {config['concept']}", "What comes back, and how fast.", facts,
+        f"Attacking the erasure of {record['inputs']['concept']}", "What comes back, and how fast.", facts,
         [Section("attacks", "What comes back", "Can the concept be regained?", "", blocks)],
         footer="Every number stands in results.jsonl beside this page.", eyebrow="shammie ember attack",
     )  # fmt: skip

@@ -62,7 +62,7 @@ def detection(noise: float | None, seed: int) -> float:
 
 
 MIDDLE = 0.3
-POWER = PowerTest(detection, (0.1, MIDDLE, 0.6, 1.2, 2.4), MIDDLE)
+POWER = PowerTest(detection, (0.1, MIDDLE, 0.6, 1.2, 2.4), MIDDLE, null_draws=1000)
 
 
 # -- a tiny model ------------------------------------------------------------------------------------------------------

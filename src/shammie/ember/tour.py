@@ -39,6 +39,16 @@ class Context(Protocol):
 
 
 def measure(context: Context, _settings: object = None) -> Iterator[Record]:
+    """As `_measure`; of a model that does not know the concept there is only that to say."""
+    from shammie.core.errors import ShammieError
+
+    try:
+        yield from _measure(context)
+    except ShammieError as error:
+        yield {"kind": "unknown", "unknown": str(error)}
+
+
+def _measure(context: Context) -> Iterator[Record]:
     """EMBER alone on a shipped concept: strength by the validation split, test answers, control, relearning."""
     from shammie.ember.config import EmberSettings
     from shammie.ember.edit import find_directions, random_directions
@@ -124,6 +134,8 @@ def _relearned(context: Context, bench: Bench, arm: str) -> Iterator[Record]:
 
 def draw(records: list[Record]) -> list[Block]:
     """What was erased and kept, answers side by side, the strength, relearning, and which tokens paid."""
+    if unknown := of_kind(records, "unknown"):
+        return [Prose(f"Nothing was erased: {unknown[0]['unknown']}.")]
     asked = {r["number"]: r["text"] for r in of_kind(records, "question")}
     pairs = answer_pairs(records, asked)
     return [
