@@ -228,21 +228,15 @@ class Setting:
 
 def table(records):
     """Markdown: each arm's figures over all places, and what EMBER adds to each eraser, paired by question."""
-    lines = [
-        "| arm | places | efficacy | specificity | coherence | accuracy | relearned |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    places = sorted({r["place"] for r in records})
+    head = "| arm | places | efficacy | specificity | coherence | accuracy | relearned |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
     for arm in ("untouched", *ARMS):
         own = [r for r in records if r["kind"] == "outcome" and r["arm"] == arm and r["values"] == "hits"]
         after, relearned = hits(records, arm, "test"), hits(records, arm, "relearned")
-        if not after:
-            continue
-        shown = [
-            spread([r[name]["value"] for r in own]) if own else "–" for name in ("efficacy", "specificity", "coherence")
-        ]
-        count = len({place for place, _ in after})
-        lines.append(f"| {arm} | {count} | {' | '.join(shown)} | {interval(after)} | {interval(relearned)} |")
+        if after:
+            shown = [estimates([r[name] for r in own]) for name in ("efficacy", "specificity", "coherence")]
+            count = len({place for place, *_ in after})
+            lines.append(f"| {arm} | {count} | {' | '.join(shown)} | {interval(after)} | {interval(relearned)} |")
     back = [r for r in records if r["kind"] == "put back"]
     if back:
         lines += ["", "| after relearning, put back | accuracy | probability of the answer |", "|---|---|---|"]
@@ -251,31 +245,26 @@ def table(records):
             lines.append(
                 f"| {part} | {spread([r['accuracy'] for r in own])} | {spread([r['probability'] for r in own])} |"
             )
-    lines += ["", "| added by EMBER to | accuracy after erasure | accuracy after relearning |", "|---|---|---|"]
+    titles = "concept after erasure | neighbours and general after erasure | concept after relearning"
+    lines += ["", f"| added by EMBER to | {titles} |", "|---|---|---|---|"]
     for base in ("untouched", *ERASERS):
         with_ember = "ember" if base == "untouched" else f"ember+{base}"
-        cells = [paired(hits(records, with_ember, s), hits(records, base, s)) for s in ("test", "relearned")]
+        kinds = (("test", ("questions",)), ("test", ("similar", "general")), ("relearned", ("questions",)))
+        cells = [paired(hits(records, with_ember, *kind), hits(records, base, *kind)) for kind in kinds]
         if all(cells):
-            lines.append(f"| {base} | {cells[0]} | {cells[1]} |")
-    return "\n".join([*lines, "", f"Places: {', '.join(places)}."])
+            lines.append(f"| {base} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Places: {', '.join(sorted({r['place'] for r in records}))}."])
 
 
-def hits(records, arm, split):
-    """Hits on the concept's questions by (place, question); after relearning, at its end."""
-    own = [
-        r
-        for r in records
-        if r["kind"] == "answer" and r["arm"] == arm and r["split"] == split and r["set"] == "questions"
-    ]
-    last = {}
-    for r in own:
-        last[r["place"], r["question"]] = r["hit"]  # steps come in order
-    return last
+def hits(records, arm, split, sets=("questions",)):
+    """Hits by place, set and question; after relearning, at its end."""
+    own = [r for r in records if r["kind"] == "answer" and r["arm"] == arm and r["split"] == split and r["set"] in sets]
+    return {(r["place"], r["set"], r["question"]): r["hit"] for r in own}  # steps come in order, so the last stays
 
 
 def clusters(keys):
     """Questions are the units: seeds and models that answer the same one are drawn together."""
-    return [f"{place.split('/')[1]}/{question}" for place, question in keys]
+    return [f"{name if name == 'general' else place.split('/')[1] + name}/{question}" for place, name, question in keys]
 
 
 def interval(values):
@@ -288,6 +277,13 @@ def paired(ours, theirs):
         return ""
     found = paired_difference([ours[k] for k in keys], [theirs[k] for k in keys], clusters(keys), seed=0)
     return f"{found.difference} p={found.p_value:.3f}"
+
+
+def estimates(found):
+    """The estimate of one place, or the spread over several."""
+    if len(found) == 1:
+        return f"{found[0]['value']:.2f} [{found[0]['low']:.2f}, {found[0]['high']:.2f}]"
+    return spread([one["value"] for one in found]) if found else "–"
 
 
 def spread(values):
