@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from common import Line, Measured, Report, arguments, interleaved, median, ratio
+from transformers import AutoModelForCausalLM
 
 from shammie.core.batch import encode, pad
 from shammie.core.model import load
