@@ -55,6 +55,7 @@ def test_every_chapter_leaves_records_with_their_doubt(toured):
         "decided",
         "exact",
         "rotate",
+        "ember",
     ]
     kinds = {record["kind"] for record in found}
     assert {"identity", "accuracy", "lens", "rise", "patching", "steering", "spoken", "way"} <= kinds

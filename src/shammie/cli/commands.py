@@ -33,9 +33,19 @@ COMMANDS: dict[str, Command] = {
     "rotate find": Command("shammie.rotate.config", "Find", "find neurons that speak of a token or concept"),
     "rotate ablate": Command("shammie.rotate.config", "Ablate", "remove one channel from one neuron, as a patch"),
     "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
+    "ember erase": Command(
+        "shammie.ember.config", "EmberErase", "erase a concept from a model: patch, report, checkpoint"
+    ),
+    "ember evaluate": Command(
+        "shammie.ember.config", "EmberEvaluate", "measure what a patch has erased and what it cost"
+    ),
+    "ember attack": Command("shammie.ember.config", "EmberAttack", "try to bring an erased concept back"),
+    "ember check": Command("shammie.ember.config", "EmberCheck", "list what a concept pack holds and its leaks"),
+    "ember convert": Command("shammie.ember.config", "EmberConvert", "turn the paper's layout into a concept pack"),
 }
 
 POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
+    "ember": "shammie.ember.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
 }
 

@@ -25,8 +25,17 @@ CHAPTERS: dict[str, str] = {
     "decided": "shammie.cli.tour.decided",
     "exact": "shammie.cli.tour.exact",
     "rotate": "shammie.rotate.tour",
+    "ember": "shammie.ember.tour",
 }
-_SECONDS = {"who": 10, "knows": 45, "forms": 15, "decided": 45, "exact": 10, "rotate": 40}  # on two cores, reduced
+_SECONDS = {
+    "who": 10,
+    "knows": 45,
+    "forms": 15,
+    "decided": 45,
+    "exact": 10,
+    "rotate": 40,
+    "ember": 45,
+}  # two cores, reduced
 
 
 @dataclass(frozen=True)
