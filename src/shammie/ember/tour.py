@@ -116,7 +116,7 @@ def _relearned(context: Context, bench: Bench, arm: str) -> Iterator[Record]:
     from shammie.ember.relearn import relearn
 
     settings = RelearnSettings(
-        paragraphs=context.size(12, 50), epochs=context.size(1, 2), batch_size=1, points=context.size(2, 4)
+        paragraphs=context.size(8, 50), epochs=context.size(1, 2), batch_size=1, points=context.size(2, 4)
     )
     records: list[Record] = []
 
