@@ -123,7 +123,7 @@ def _relearned(context: Context, bench: Bench, arm: str) -> Iterator[Record]:
     def probe(step: int) -> None:
         own = bench.ask("test", sets=("questions",))
         found = proportion(int(sum(answer.hit for answer in own)), len(own))
-        head = {"kind": "accuracy", "arm": arm, "attack": "lora" if records else "none", "seed": context.seed}
+        head = {"kind": "answered", "arm": arm, "attack": "lora" if records else "none", "seed": context.seed}
         records.append({**head, "step": step, "set": "questions", "accuracy": found.as_dict()})
 
     probe(0)
