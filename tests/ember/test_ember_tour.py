@@ -37,7 +37,7 @@ def test_the_chapter_on_the_embedded_model():
     records = list(tour.measure(Context(model)))
     assert model.hash == before
     assert of_kind(records, "outcome", arm="erased", values="hits")[0]["efficacy"]["value"] > 0.2
-    assert {r["arm"] for r in of_kind(records, "accuracy")} == {"untouched", "erased"}
+    assert {r["arm"] for r in of_kind(records, "answered")} == {"untouched", "erased"}
     assert any("honey" in r["text"] for r in of_kind(records, "edited_token"))
     page = drawn(records)
     assert "Relearning (lora)" in page

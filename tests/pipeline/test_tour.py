@@ -89,6 +89,7 @@ def test_the_page_shows_each_chapter_and_fits_in_five_megabytes(toured):
         "How an answer forms",
         "Where it is decided",
         "The same, however",
+        "A concept erased",
     ):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -72,7 +72,7 @@ def _told(answers: Sequence[Answer], arm: str, kind: str, seed: int, step: int) 
         own = [answer for answer in answers if answer.set == name]
         if own:
             found = proportion(int(sum(answer.hit for answer in own)), len(own))
-            rates.append({"kind": "accuracy", **head, "set": name, "accuracy": found.as_dict()})
+            rates.append({"kind": "answered", **head, "set": name, "accuracy": found.as_dict()})
     return [*rates, *({**line, **head} for line in answer_records(answers, arm, "test"))]
 
 

@@ -170,8 +170,8 @@ def relearning_figure(records: Sequence[Record], kind: str, *, arms: Sequence[st
     """Accuracy on the concept against steps of relearning."""
     curves = {}
     for arm in arms:
-        start = of_kind(records, "accuracy", arm=arm, attack="none", set="questions")
-        lines = of_kind(records, "accuracy", arm=arm, attack=kind, set="questions")
+        start = of_kind(records, "answered", arm=arm, attack="none", set="questions")
+        lines = of_kind(records, "answered", arm=arm, attack=kind, set="questions")
         first = min((r["seed"] for r in lines), default=0)
         curves[arm] = [sample(r["step"], r["accuracy"]) for r in [*start, *(r for r in lines if r["seed"] == first)]]
     drawing = line_chart(

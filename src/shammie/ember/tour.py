@@ -116,14 +116,14 @@ def _relearned(context: Context, bench: Bench, arm: str) -> Iterator[Record]:
     from shammie.ember.relearn import relearn
 
     settings = RelearnSettings(
-        paragraphs=context.size(12, 50), epochs=context.size(1, 2), batch_size=1, points=context.size(2, 4)
+        paragraphs=context.size(8, 50), epochs=context.size(1, 2), batch_size=1, points=context.size(2, 4)
     )
     records: list[Record] = []
 
     def probe(step: int) -> None:
         own = bench.ask("test", sets=("questions",))
         found = proportion(int(sum(answer.hit for answer in own)), len(own))
-        head = {"kind": "accuracy", "arm": arm, "attack": "lora" if records else "none", "seed": context.seed}
+        head = {"kind": "answered", "arm": arm, "attack": "lora" if records else "none", "seed": context.seed}
         records.append({**head, "step": step, "set": "questions", "accuracy": found.as_dict()})
 
     probe(0)
