@@ -169,18 +169,18 @@ def test_every_config_is_a_frozen_dataclass_with_documented_fields():
 
 
 def test_commands_of_two_words(monkeypatch, shammie):
-    monkeypatch.setitem(COMMANDS, "rotate fit", Command("shammie.cli.show", "Show", "fit it"))
-    monkeypatch.setitem(COMMANDS, "rotate read", Command("shammie.cli.show", "Show", "read it"))
-    assert find(["rotate", "fit", "x", "--y"]) == ("rotate fit", ["x", "--y"])
-    assert group("rotate") == ["rotate fit", "rotate read"]
-    for line in (["rotate"], ["rotate", "--help"]):
+    monkeypatch.setitem(COMMANDS, "basin fit", Command("shammie.cli.show", "Show", "fit it"))
+    monkeypatch.setitem(COMMANDS, "basin read", Command("shammie.cli.show", "Show", "read it"))
+    assert find(["basin", "fit", "x", "--y"]) == ("basin fit", ["x", "--y"])
+    assert group("basin") == ["basin fit", "basin read"]
+    for line in (["basin"], ["basin", "--help"]):
         code, out, _ = shammie(*line)
         assert code == 0
-        assert "rotate fit" in out
+        assert "basin fit" in out
         assert "capture" not in out
-    code, _, err = shammie("rotate", "fitt")
+    code, _, err = shammie("basin", "fitt")
     assert code == 2
-    assert "'rotate fitt' is no command; did you mean 'rotate fit'? (shammie rotate --help lists them)" in err
+    assert "'basin fitt' is no command; did you mean 'basin fit'? (shammie basin --help lists them)" in err
     assert "fit it" in shammie("--help")[1]
-    code, _, err = shammie("rotate", "fit", "nowhere")
-    assert (code, err.split(":")[0]) == (2, "shammie rotate fit")
+    code, _, err = shammie("basin", "fit", "nowhere")
+    assert (code, err.split(":")[0]) == (2, "shammie basin fit")

@@ -53,7 +53,7 @@ CAPTURE = ("capture", "llama", "--texts", "texts.txt", "--output-dir", "new", "-
         (["show", "nowhere"], "holds no run"),
         (["replay", "nowhere"], "holds no run"),
         (["replay", "nowhere", "--tolerance", "-1"], "a tolerance of -1.0 makes no sense"),
-        (["power", "rotate"], "'rotate' has no planted test"),
+        (["power", "basin"], "'basin' has no planted test"),
         (["chat", "llama", "--max-new-tokens", "0"], "must be at least 1"),
         (["chat", "llama", "--patch", "nowhere"], "holds no weight_patch artifact"),
         (["doctor", "texts.txt"], "neither a GGUF file nor a model directory"),
