@@ -25,13 +25,14 @@ from shammie.core.batch import encode, pad
 from shammie.core.model import load
 from shammie.core.run import Run
 from shammie.core.vocabulary import token_vectors
-from shammie.ember.config import EmberErase, EmberSettings, FeatureSettings
+from shammie.ember.config import EmberErase
 from shammie.ember.edit import find_directions
 from shammie.ember.erase import Erasure
 from shammie.ember.factorization import factorize
 from shammie.ember.features import score_features
 from shammie.ember.measure import Bench
 from shammie.ember.pack import load_pack
+from shammie.ember.settings import EmberSettings, FeatureSettings
 from shammie.ember.vocabulary import TokenSlice, token_slice
 
 GROUPS = ("factorize", "erase", "grid")

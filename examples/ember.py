@@ -3,10 +3,10 @@
 import sys
 
 from shammie import load
-from shammie.ember.config import EmberSettings
 from shammie.ember.edit import find_directions
 from shammie.ember.evaluate import ask
 from shammie.ember.pack import load_pack
+from shammie.ember.settings import EmberSettings
 
 model, pack = load(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m", dtype="float32"), load_pack("honeybees")
 directions = find_directions(model, pack, EmberSettings())

@@ -87,15 +87,15 @@ class Server:
                     outer.busiest = max(outer.busiest, outer.busy)
                 try:
                     answer = outer.answer(body, before)
-                    if answer == "drop":
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        self.close_connection = True
-                        return
-                    status, said = answer if isinstance(answer, tuple) else (200, answer)
-                    self.reply(status, said)
-                finally:
+                finally:  # before the reply leaves: who has it may ask again at once
                     with outer.lock:
                         outer.busy -= 1
+                if answer == "drop":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                status, said = answer if isinstance(answer, tuple) else (200, answer)
+                self.reply(status, said)
 
             def reply(self, status: int, said: object) -> None:
                 data = said if isinstance(said, bytes) else json.dumps(said).encode()

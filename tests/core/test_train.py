@@ -116,7 +116,7 @@ def lines(directory):
         ({"weight_decay": math.inf}, "weight_decay"),
         ({"gradient_clip": -1.0}, "gradient_clip"),
         ({"accumulation": 0}, "accumulation"),
-        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"checkpoint_every": -1}, "checkpoint_every"),
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"seed": -1}, "seed"),
         ({"schedule": "step"}, "schedule"),

@@ -1,6 +1,6 @@
 """Settings that fit the planted model's few tokens."""
 
-from shammie.ember.config import EmberSettings, FactorizationSettings
+from shammie.ember.settings import EmberSettings, FactorizationSettings
 
 SETTINGS = EmberSettings(
     factorizations=3, least_keyness=0.0, factorization=FactorizationSettings(features=24, share=0.06)

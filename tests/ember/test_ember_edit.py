@@ -8,9 +8,9 @@ from ember_planted import SETTINGS
 
 import pico
 from shammie.core.errors import DataError, MismatchError, NonFiniteError
-from shammie.ember.config import EmberSettings, FactorizationSettings, FeatureSettings
 from shammie.ember.edit import ConceptDirections, find_directions, random_directions
 from shammie.ember.factorization import factorize
+from shammie.ember.settings import EmberSettings, FactorizationSettings, FeatureSettings
 from shammie.ember.vocabulary import embedding_scale, token_slice
 
 

@@ -9,7 +9,6 @@ from ember_planted import SETTINGS
 
 from shammie.core.errors import NonFiniteError, ShammieError, SiteError
 from shammie.core.train import Training, TrainSettings
-from shammie.ember.config import RelearnSettings
 from shammie.ember.edit import random_directions
 from shammie.ember.erasers import ERASERS, base, cells
 from shammie.ember.erasers.snmf import semi_nmf
@@ -17,6 +16,7 @@ from shammie.ember.measure import Bench
 from shammie.ember.pack import load_pack
 from shammie.ember.prompts import DISGUISES, concept_words, disguised
 from shammie.ember.relearn import relearn
+from shammie.ember.settings import RelearnSettings
 
 TRAIN = TrainSettings(steps=40, batch_size=16, learning_rate=3e-3)
 SMALL = {

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from shammie.core.errors import DataError, NonFiniteError, ShammieError
-from shammie.ember.config import FactorizationSettings, FeatureSettings
 from shammie.ember.factorization import factorize
 from shammie.ember.features import score_features
 from shammie.ember.planted import MIDDLE, POWER, detection, planted_slice
+from shammie.ember.settings import FactorizationSettings, FeatureSettings
 from shammie.ember.vocabulary import TokenSlice
 
 

@@ -52,15 +52,15 @@ class TrainSettings:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What forward passes compute in; weights and updates stay in float32."""
     checkpoint_every: int = 100
-    """Steps between checkpoints."""
+    """Steps between checkpoints, of which the last step writes one too; 0 writes none, for trainings not worth resuming."""
     keep_checkpoints: int = 1
     """Newest checkpoints to keep."""
     seed: int = 0
     """Seed of the order of examples and of all draws."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints")
-        sizes = ("learning_rate", "weight_decay", "gradient_clip", "seed", "warmup", "floor")
+        counts = ("steps", "batch_size", "accumulation", "keep_checkpoints")
+        sizes = ("learning_rate", "weight_decay", "gradient_clip", "checkpoint_every", "seed", "warmup", "floor")
         for name, low in (dict.fromkeys(counts, 1) | dict.fromkeys(sizes, 0)).items():
             value, high = getattr(self, name), {"warmup": self.steps, "floor": 1}.get(name, math.inf)
             if not (low <= value <= high and math.isfinite(value)):
@@ -229,7 +229,8 @@ class Training:
                 bar.set_postfix(loss=self._update(self.done), refresh=False)
                 bar.update()
                 self.done += 1
-                if self.done % self.settings.checkpoint_every == 0 or self.done == total or self.stopped:
+                every = self.settings.checkpoint_every
+                if every and (self.done % every == 0 or self.done == total or self.stopped):
                     self._checkpoint()
 
     def autocast(self) -> torch.autocast:

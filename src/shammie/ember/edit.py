@@ -16,10 +16,10 @@ from shammie.core.model import LanguageModel
 from shammie.core.patch import Tied, WeightPatch, rows
 from shammie.core.vocabulary import token_text, token_vectors
 from shammie.ember import equations as eq
-from shammie.ember.config import EmberSettings
 from shammie.ember.factorization import Factorization, factorize
 from shammie.ember.features import judged, score_features
 from shammie.ember.pack import ConceptPack
+from shammie.ember.settings import EmberSettings
 from shammie.ember.vocabulary import TokenSlice, embedding_scale, token_slice
 
 _SHOWN = 20  # tokens by which a judge and a reader know a feature

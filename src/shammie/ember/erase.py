@@ -14,12 +14,12 @@ from shammie.core.model import LanguageModel
 from shammie.core.patch import Tied, WeightPatch
 from shammie.core.plain import differences, to_plain
 from shammie.core.vocabulary import token_text
-from shammie.ember.config import EmberSettings
 from shammie.ember.edit import ConceptDirections, find_directions, random_directions
 from shammie.ember.erasers import cells
 from shammie.ember.erasers.base import Eraser
 from shammie.ember.evaluate import Answer
 from shammie.ember.measure import Bench, Record, answer_records, recorded_answers
+from shammie.ember.settings import EmberSettings
 
 if TYPE_CHECKING:
     from shammie.core.run import Run

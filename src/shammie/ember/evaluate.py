@@ -20,8 +20,8 @@ from shammie.core.model import LanguageModel
 from shammie.core.score import score, score_tokens
 from shammie.core.stats import Estimate, bootstrap, mean_interval, proportion
 from shammie.ember import equations as eq
-from shammie.ember.config import Format
 from shammie.ember.pack import SETS, ConceptPack, Question, Split
+from shammie.ember.settings import Format
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 _TEMPLATE = "Question: {question}\nAnswer:"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shammie.core.errors import DataError, NonFiniteError
 from shammie.ember import equations as eq
-from shammie.ember.config import FactorizationSettings
+from shammie.ember.settings import FactorizationSettings
 
 
 @dataclass(frozen=True, eq=False)

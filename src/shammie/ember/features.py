@@ -11,7 +11,7 @@ from torch import Tensor
 from shammie.core.judge import Judge, JudgePrompt
 from shammie.core.stats import benjamini_hochberg
 from shammie.ember import equations as eq
-from shammie.ember.config import FeatureSettings
+from shammie.ember.settings import FeatureSettings
 from shammie.ember.vocabulary import TokenSlice
 
 _BLOCK = 256  # labellings at once: [256, V] signs

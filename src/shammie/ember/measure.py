@@ -11,7 +11,6 @@ from shammie.core.errors import DataError
 from shammie.core.judge import Judge
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch
-from shammie.ember.config import Format
 from shammie.ember.evaluate import (
     Answer,
     Outcome,
@@ -24,6 +23,7 @@ from shammie.ember.evaluate import (
     read_texts,
 )
 from shammie.ember.pack import SETS, ConceptPack, Split
+from shammie.ember.settings import Format
 
 if TYPE_CHECKING:
     from shammie.core.run import Run

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from shammie.core.model import LanguageModel, load
 from shammie.core.power import PowerTest
 from shammie.ember import equations as eq
-from shammie.ember.config import FactorizationSettings
 from shammie.ember.factorization import factorize
 from shammie.ember.pack import ConceptPack, Question, Questions, Texts
+from shammie.ember.settings import FactorizationSettings
 
 _WIDTH, _TOKENS, _FEATURES, _OWN = 64, 400, 20, 10
 _RATE = 2.0  # how often a token is met on either side

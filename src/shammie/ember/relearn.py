@@ -16,9 +16,9 @@ from shammie.core.batch import encode
 from shammie.core.errors import DataError
 from shammie.core.model import LanguageModel
 from shammie.core.train import Training, TrainSettings
-from shammie.ember.config import Adaptation, RelearnSettings
 from shammie.ember.erasers.base import borrowed, token_log_probabilities
 from shammie.ember.pack import ConceptPack
+from shammie.ember.settings import Adaptation, RelearnSettings
 
 
 def attack_paragraphs(pack: ConceptPack, settings: RelearnSettings) -> list[str]:
@@ -34,7 +34,7 @@ def attack_paragraphs(pack: ConceptPack, settings: RelearnSettings) -> list[str]
 
 def relearn(
     model: LanguageModel, pack: ConceptPack, kind: Adaptation, settings: RelearnSettings, directory: Path, seed: int,
-    probe: Callable[[int], None], *, resume: bool = False,
+    probe: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Train on the paragraphs and call `probe(step)` at points evenly along the way; the model is left as it was."""
     sequences = [encode(model, text)[: settings.max_tokens] for text in attack_paragraphs(pack, settings)]
@@ -45,17 +45,19 @@ def relearn(
         batch_size=settings.batch_size,
         learning_rate=rate,
         weight_decay=0.01,
+        precision=settings.precision,
         seed=seed,
-        checkpoint_every=steps,
+        checkpoint_every=0,
     )
     due = {round(steps * point / settings.points) for point in range(1, settings.points + 1)}
     with _trainable(model, kind, settings.rank, seed):
-        with Training(directory, model.module, train, len(sequences), resume=resume) as training:
+        with Training(directory, model.module, train, len(sequences)) as training:
             for step in training:
                 if step.number in due:  # what the steps before this one have taught
                     _probed(model, probe, step.number)
                 for piece in step.pieces:
-                    log_p, _ = token_log_probabilities(model, [sequences[i] for i in piece])
+                    with training.autocast():
+                        log_p, _ = token_log_probabilities(model, [sequences[i] for i in piece])
                     training.backward(-log_p.sum(), len(log_p))
         _probed(model, probe, steps)
 

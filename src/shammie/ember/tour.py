@@ -50,10 +50,10 @@ def measure(context: Context, _settings: object = None) -> Iterator[Record]:
 
 def _measure(context: Context) -> Iterator[Record]:
     """EMBER alone on a shipped concept: strength by the validation split, test answers, control, relearning."""
-    from shammie.ember.config import EmberSettings
     from shammie.ember.edit import find_directions, random_directions
     from shammie.ember.measure import Bench
     from shammie.ember.pack import load_pack
+    from shammie.ember.settings import EmberSettings
 
     model, seed, settings, pack = context.model, context.seed, EmberSettings(), load_pack(CONCEPT)
     small = Bench(model, pack, ("choice",), seed, context.size(5, 40))
@@ -112,8 +112,8 @@ def _tokens(context: Context, directions: ConceptDirections) -> Iterator[Record]
 def _relearned(context: Context, bench: Bench, arm: str) -> Iterator[Record]:
     """Accuracy before and along a short relearning by adapters, which fit a model of any dtype."""
     from shammie.core.stats import proportion
-    from shammie.ember.config import RelearnSettings
     from shammie.ember.relearn import relearn
+    from shammie.ember.settings import RelearnSettings
 
     settings = RelearnSettings(
         paragraphs=context.size(8, 50), epochs=context.size(1, 2), batch_size=1, points=context.size(2, 4)

@@ -17,7 +17,7 @@ from shammie.core.batch import encode, pad
 from shammie.core.errors import SiteError
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch, dense
-from shammie.core.train import Training, TrainSettings
+from shammie.core.train import Training, TrainSettings, batch_plan
 from shammie.ember.pack import ConceptPack
 
 MAX_TOKENS = 64  # of a sentence
@@ -57,6 +57,11 @@ class Sides:
     def partner(self, index: int) -> int:
         """The retain sentence that a forget sentence is trained beside."""
         return index % len(self.retain)
+
+    def met(self, settings: TrainSettings) -> list[int]:
+        """The forget sentences that a training of these settings meets, in order of number; a short one meets few."""
+        plan = batch_plan(len(self.forget), settings)
+        return sorted({index for step in range(settings.steps) for index in plan(step)})
 
 
 def weight_names(model: LanguageModel, modules: Sequence[str], layers: Sequence[int] | None = None) -> list[str]:

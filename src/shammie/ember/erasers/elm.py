@@ -54,10 +54,12 @@ class Elm:
         self, model: LanguageModel, pack: ConceptPack, directory: Path, seed: int, *, resume: bool
     ) -> WeightPatch:
         """Train the early layers' matrices; all targets are read from the model once, before the first step."""
-        sides = Sides.of(model, pack)
+        sides, settings = Sides.of(model, pack), replace(self.train, seed=seed)
+        met = sides.met(settings)
         with torch.no_grad():
-            targets = [self._guided(model, pack.concept, ids) for ids in sides.forget]
-            argmaxes = [next_token_logits(model, [ids])[0].argmax(-1) for ids in sides.retain]
+            targets = {i: self._guided(model, pack.concept, sides.forget[i]) for i in met}
+            beside = {sides.partner(i) for i in met}
+            argmaxes = {i: next_token_logits(model, [sides.retain[i]])[0].argmax(-1) for i in beside}
         fluent = self._fluent(model, pack)
 
         def loss(training: Training, piece: list[int]) -> None:
@@ -75,7 +77,6 @@ class Elm:
         count = len(model.anatomy.layers)
         first, last = (round(share * count) for share in self.layers)
         names = weight_names(model, self.modules, range(first, min(last, count - 1) + 1))
-        settings = replace(self.train, seed=seed)
         return trained_patch(model, names, settings, len(sides.forget), loss, directory, resume=resume, method="elm")
 
     def _guided(

@@ -35,18 +35,17 @@ class Npo:
         self, model: LanguageModel, pack: ConceptPack, directory: Path, seed: int, *, resume: bool
     ) -> WeightPatch:
         """Train the write matrices; the reference's log-probabilities are read once, before the first step."""
-        sides = Sides.of(model, pack)
+        sides, settings = Sides.of(model, pack), replace(self.train, seed=seed)
         with torch.no_grad():
-            reference = torch.stack([token_log_probabilities(model, [ids])[0].sum() for ids in sides.forget])
+            reference = {i: token_log_probabilities(model, [sides.forget[i]])[0].sum() for i in sides.met(settings)}
 
         def loss(training: Training, piece: list[int]) -> None:
             with training.autocast():
                 log_p, row = token_log_probabilities(model, [sides.forget[i] for i in piece])
                 sums = log_p.new_zeros(len(piece)).index_add(0, row, log_p)
-                total = eq.npo_loss(sums, reference[piece], self.beta)
+                total = eq.npo_loss(sums, torch.stack([reference[i] for i in piece]), self.beta)
                 kept, _ = token_log_probabilities(model, [sides.retain[sides.partner(i)] for i in piece])
             training.backward(total - self.alpha * kept.mean() * len(piece), len(piece))
 
         names = weight_names(model, self.modules)
-        settings = replace(self.train, seed=seed)
         return trained_patch(model, names, settings, len(sides.forget), loss, directory, resume=resume, method="npo")

@@ -55,13 +55,15 @@ class Rmu:
         self, model: LanguageModel, pack: ConceptPack, directory: Path, seed: int, *, resume: bool
     ) -> WeightPatch:
         """Train three layers' write matrices; the states to hold are read once, before the first step."""
-        sides = Sides.of(model, pack)
+        sides, settings = Sides.of(model, pack), replace(self.train, seed=seed)
         last = len(model.anatomy.layers) - 1
         layer = min(last, max(2, round(self.depth * last)))
-        held = [self._states(model, [ids], layer).detach() for ids in sides.retain]
-        size = float(torch.cat(held).norm(dim=1).median())
-        direction = torch.rand(held[0].shape[-1], generator=torch.Generator().manual_seed(seed))
-        target = (self.strength * size * direction / direction.norm()).to(held[0].device)
+        partners = sorted({sides.partner(i) for i in sides.met(settings)})
+        held = {i: self._states(model, [sides.retain[i]], layer).detach() for i in partners}
+        states = torch.cat(list(held.values()))
+        size = float(states.norm(dim=1).median())
+        direction = torch.rand(states.shape[-1], generator=torch.Generator().manual_seed(seed))
+        target = (self.strength * size * direction / direction.norm()).to(states.device)
 
         def loss(training: Training, piece: list[int]) -> None:
             with training.autocast():
@@ -74,7 +76,6 @@ class Rmu:
             training.backward((away + self.alpha * kept) / unit * len(piece), len(piece))
 
         names = weight_names(model, self.modules, range(max(0, layer - 2), layer + 1))
-        settings = replace(self.train, seed=seed)
         return trained_patch(model, names, settings, len(sides.forget), loss, directory, resume=resume, method="rmu")
 
     def _states(
