@@ -58,3 +58,27 @@ class TrustSettings:
     """Mean probability that must be left, or the model has collapsed."""
     most_ratio: float = 2.0
     """Mean ratio of probabilities above which an answer exploded."""
+
+
+@dataclass(frozen=True)
+class CausalSettings:
+    """How cells are tested by intervention."""
+
+    scales: tuple[float, ...] = (0.0, -1.0, -3.0)
+    """What the cell's activity is multiplied by at the entity's last token."""
+    everywhere: tuple[float, ...] = ()
+    """What it is multiplied by at all tokens."""
+    strengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    """How far injected cells are moved from the mean entity's activity towards, and beyond, the entity's."""
+    group: int = 10
+    """Cells that are ablated or injected together; 0 tests single cells alone."""
+    known_within: int = 5
+    """A fact is known when an answer is among this many likeliest first tokens."""
+    seed: int = 0
+    """Of the choice of other entities and random neurons."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or not self.strengths:
+            raise ShammieError("--scales and --strengths must each name at least one number")
+        if self.known_within < 1 or self.group < 0:
+            raise ShammieError("--known-within must be at least 1, and --group not negative")
