@@ -47,8 +47,8 @@ class Plan:
     model: str
     entities: int = 200
     templates: int = 32
-    chunk: int = 10
-    depth: int = 30
+    chunk: int = 20
+    depth: int = 20
     step: int = 3
 
 
@@ -99,9 +99,9 @@ def main() -> int:
             localizer.settings = LocalizeSettings(templates=plan.templates)
             run.record(key, list(surface_forms(localizer, entities.entities, localized(run, "unique", None))))
         del localizer
-        settings = CausalSettings(scales=(-1.0, -3.0), strengths=(2.0, 4.0, 8.0, 16.0))
+        settings = CausalSettings(scales=(-1.0, -3.0), strengths=(2.0, 8.0))
         measure(run, plan, Bench(model, entities, localized(run, "unique", None), settings), "unique")
-        paper = CausalSettings(scales=(-1.0, -3.0), group=0)
+        paper = CausalSettings(scales=(-1.0,), group=0)
         measure(run, plan, Bench(model, entities, localized(run, "paper", None), paper), "paper")
         files.write_atomic(run.path("summary.jsonl"), "".join(files.to_json(row, "summary") + "\n" for row in summary(run, entities)))
     return 0
@@ -111,7 +111,7 @@ def measure(run: Run, plan: Plan, bench: Bench, protocol: str) -> None:
     """Facts, ablation, and under the unique protocol injection and the depth curve."""
     everyone = [number for number in range(len(bench.entities)) if bench.cells.found(number)]
     if protocol == "unique":
-        for part in chunks(range(len(bench.entities)), plan.chunk * 2):
+        for part in chunks(range(len(bench.entities)), plan.chunk):
             for _ in run.pending([f"facts/{part[0]}"]):
                 run.record(f"facts/{part[0]}", list(bench.untouched(part)))
     known = {(r["entity"], r["relation"]) for r in run.results() if r["kind"] == "fact" and r["known"]}

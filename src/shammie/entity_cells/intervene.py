@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from shammie.core.batch import pad
 from shammie.core.capture import capture
@@ -17,7 +18,7 @@ from shammie.entity_cells.arms import Arms
 from shammie.entity_cells.cells import Cells
 from shammie.entity_cells.data import Entity, EntitySet, Fact
 from shammie.entity_cells.localize import Localizer
-from shammie.entity_cells.measure import Change, Job, Question, Reading, ask, check_answers, placeholder, renamed
+from shammie.entity_cells.measure import Change, Job, Question, Reading, ask, check_answers, next_log_probs, placeholder, renamed
 from shammie.entity_cells.settings import CausalSettings
 from shammie.entity_cells.texts import ORDINARY_NAMES
 
@@ -35,6 +36,7 @@ class Bench:
         self.model, self.entities, self.cells = model, entities.entities, cells
         self.settings = settings or CausalSettings()
         self.arms = Arms(cells, self.settings.seed, self.settings.group)
+        self._anchors: dict[str, Float[Tensor, " V"]] = {}
         relations: dict[str, list[Question]] = {}
         for entity in self.entities:
             for fact in entity.facts:
@@ -47,21 +49,29 @@ class Bench:
         return [(number, fact) for number in numbers for fact in self.entities[number].facts]
 
     def untouched(self, numbers: Sequence[int]) -> Iterator[Record]:
-        """Every fact as it is, with the placeholder for the name, and with ordinary names (the unknown-name anchor)."""
+        """Every fact as it is; known ones with the placeholder for the name, and with ordinary names (the unknown anchor)."""
         facts = self.facts(numbers)
-        jobs: list[Job] = []
-        for number, fact in facts:
-            name = self.entities[number].name
-            jobs += [(Question.of(self.model, fact, name), ()), (placeholder(self.model, fact, name), ())]
-            jobs += [(Question.of(self.model, renamed(fact, name, other), other), ()) for other in ORDINARY_NAMES]
-        readings, width = ask(self.model, jobs), 2 + len(ORDINARY_NAMES)
-        for index, (number, fact) in enumerate(facts):
-            own = readings[index * width : (index + 1) * width]
-            unknown = torch.tensor([reading.probability for reading in own[2:]]).log().mean()
-            yield {
-                **self._head("fact", number, fact), "known": own[0].rank <= self.settings.known_within, **_reading(own[0]),
-                "placeholder": _reading(own[1]), "log_unknown": float(unknown),
-            }  # fmt: skip
+        questions = [Question.of(self.model, fact, self.entities[number].name) for number, fact in facts]
+        readings = ask(self.model, [(question, ()) for question in questions])
+        known = [at for at, reading in enumerate(readings) if reading.rank <= self.settings.known_within]
+        blanks = [placeholder(self.model, facts[at][1], self.entities[facts[at][0]].name) for at in known]
+        without = dict(zip(known, ask(self.model, [(question, ()) for question in blanks]), strict=True))
+        for at, ((number, fact), reading) in enumerate(zip(facts, readings, strict=True)):
+            record = {**self._head("fact", number, fact), "known": at in without, **_reading(reading)}
+            if at in without:
+                record["placeholder"] = _reading(without[at])
+                record["log_unknown"] = self._unknown(fact, self.entities[number].name, questions[at])
+            yield record
+
+    def _unknown(self, fact: Fact, name: str, question: Question) -> float:
+        """Mean log-probability of the answer's first token after ordinary names; such prompts are read once."""
+        values = []
+        for other in ORDINARY_NAMES:
+            prompt = renamed(fact, name, other).prompt
+            if prompt not in self._anchors:
+                self._anchors[prompt] = next_log_probs(self.model, prompt)
+            values.append(float(self._anchors[prompt][list(question.firsts)].max()))
+        return sum(values) / len(values)
 
     def ablated(self, known: Sequence[tuple[int, Fact]]) -> Iterator[Record]:
         """Known facts under each arm at each scale."""
@@ -116,7 +126,7 @@ class Bench:
                     heads.append({**self._head("depth", number, fact), "arm": arm, "layer": layer})
         yield from _joined(heads, ask(self.model, jobs))
 
-    def _states(self, question: Question, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
+    def _states(self, question: Question, sites: Sequence[Site]) -> dict[Site, Tensor]:
         batch = pad([list(question.ids)], device=self.model.device)
         at = RowSpans(((question.entity, question.entity + 1),))
         return {site: state[0] for site, state in capture(self.model, batch, sites, positions=at).states.items()}

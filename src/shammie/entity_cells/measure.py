@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shammie.core.batch import encode, pad, plan_batches
+from shammie.core.capture import capture
 from shammie.core.edit import Edit, edited
 from shammie.core.errors import DataError, NonFiniteError
 from shammie.core.model import LanguageModel
-from shammie.core.position import RowSpans, text_spans
+from shammie.core.position import LAST, RowSpans, text_spans
 from shammie.core.prefix import KeyValues, read
 from shammie.core.site import Site, neurons
 from shammie.entity_cells.data import Fact
@@ -112,6 +113,13 @@ def ask(model: LanguageModel, jobs: Sequence[Job]) -> list[Reading]:
             found = _ask_batch(model, [jobs[i] for i in members], [sequences[i] for i in members])
             readings.update(zip(members, found, strict=True))
     return [readings[i] for i in range(len(jobs))]
+
+
+def next_log_probs(model: LanguageModel, prompt: str) -> Float[Tensor, " V"]:
+    """Log-probabilities of the next token after a text, in float32."""
+    captured = capture(model, pad([encode(model, prompt)], device=model.device), [], positions=LAST, logits=True)
+    assert captured.logits is not None
+    return captured.logits[0].float().log_softmax(-1).cpu()
 
 
 def _alike(jobs: Sequence[Job]) -> list[list[int]]:
