@@ -42,10 +42,23 @@ COMMANDS: dict[str, Command] = {
     "ember attack": Command("shammie.ember.config", "EmberAttack", "try to bring an erased concept back"),
     "ember check": Command("shammie.ember.config", "EmberCheck", "list what a concept pack holds and its leaks"),
     "ember convert": Command("shammie.ember.config", "EmberConvert", "turn the paper's layout into a concept pack"),
+    "entity-cells localize": Command(
+        "shammie.entity_cells.config", "CellsLocalize", "find the neuron that stands for each entity of a set"
+    ),
+    "entity-cells ablate": Command(
+        "shammie.entity_cells.config", "CellsAblate", "make a model forget one entity, as a patch"
+    ),
+    "entity-cells inject": Command(
+        "shammie.entity_cells.config", "CellsInject", "recall an unnamed entity by its cell, beside controls"
+    ),
+    "entity-cells report": Command(
+        "shammie.entity_cells.config", "CellsReport", "the atlas of a set: trust, effects, layers, popularity"
+    ),
 }
 
 POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "ember": "shammie.ember.planted:POWER",
+    "entity-cells": "shammie.entity_cells.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
 }
 
