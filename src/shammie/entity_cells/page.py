@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _LISTED = 60
-_ARMS = {
+ARM_NAMES = {
     "own": "its own cell", "other": "another entity's cell", "other_same_layer": "another's, same layer", "random": "a random neuron",
     "own_group": "its own group", "other_group": "another's group", "mean_entity": "mean entity alone",
     "whole_layer": "its whole layer", "placeholder": "nothing", "entity_present": "the name itself",
@@ -108,9 +108,9 @@ def trust_blocks(records: Sequence[Record]) -> list[Block]:
         if t["another_entitys_cell"]
     ]
     chosen = [a for a in ablations if a["scale"] == main["scale"] and a["relation"] == "all" and not a["everywhere"]]
-    bars = [number(_ARMS[a["arm"]], a["loss"]) for a in sorted(chosen, key=lambda a: list(_ARMS).index(a["arm"]))]
+    bars = [number(ARM_NAMES[a["arm"]], a["loss"]) for a in sorted(chosen, key=lambda a: list(ARM_NAMES).index(a["arm"]))]
     every = [
-        [_ARMS[a["arm"]], a["scale"], a["everywhere"], a["relation"], a["loss"], a["signed_loss"], a["log_likelihood_drop"], a["knowledge"]]
+        [ARM_NAMES[a["arm"]], a["scale"], a["everywhere"], a["relation"], a["loss"], a["signed_loss"], a["log_likelihood_drop"], a["knowledge"]]
         for a in ablations
     ]
     columns = ["neurons", "times", "at all tokens", "relation", "clipped loss", "signed loss", "drop of log-likelihood", "knowledge score"]
@@ -156,9 +156,9 @@ def injection_blocks(records: Sequence[Record]) -> list[Block]:
     held = [row for row in rows if not row["in_sample"]]
     if not held:
         return []
-    bars = [number(_ARMS[row["arm"]], row["relprob"]) for row in held]
+    bars = [number(ARM_NAMES[row["arm"]], row["relprob"]) for row in held]
     table = [
-        [_ARMS[row["arm"]], row["strength"], row["in_sample"], row["relprob"], row["pass_at_5"], row["log_likelihood"]] for row in rows
+        [ARM_NAMES[row["arm"]], row["strength"], row["in_sample"], row["relprob"], row["pass_at_5"], row["log_likelihood"]] for row in rows
     ]
     columns = ["injected", "strength", "strength chosen on the same facts", "RelProb", "pass@5", "log-likelihood"]
     return [
