@@ -14,7 +14,9 @@ countries = load_entities("geonames:countries", limit=24).entities
 names = [country.name for country in countries]
 cells = Localizer(model, names, LocalizeSettings(templates=8, anonymous=12)).cells()
 japan = names.index("Japan")
-print(f"Japan: {cells.findings[japan]['cell']}, {cells.findings[japan]['uniqueness']:.1f} times as active as for other names")
+print(
+    f"Japan: {cells.findings[japan]['cell']}, {cells.findings[japan]['uniqueness']:.1f} times as active as for other names"
+)
 
 jobs = [(Question.of(model, country.facts[0], country.name), ()) for country in countries]
 before = ask(model, jobs)

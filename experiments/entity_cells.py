@@ -50,6 +50,7 @@ class Plan:
     chunk: int = 20
     depth: int = 20
     step: int = 3
+    forms: int = 40
 
 
 def with_relations(entities: EntitySet) -> EntitySet:
@@ -84,26 +85,37 @@ def main() -> int:
         plan = replace(plan, entities=24, templates=8, depth=4, step=10)
     model = load(arguments.model, dtype="float32")
     entities = with_relations(load_entities("geonames:countries", limit=plan.entities))
-    with Run.open("experiments/entity_cells", plan, arguments.output_dir, inputs={"model": model.hash}, resume=True) as run:
+    with Run.open(
+        "experiments/entity_cells", plan, arguments.output_dir, inputs={"model": model.hash}, resume=True
+    ) as run:
         localizer = None
-        if run.pending(["localize/unique", "localize/paper", "forms"]):
+        if run.pending(["localize/unique", "localize/paper"]):
             names = [entity.name for entity in entities.entities]
             localizer = Localizer(model, names, LocalizeSettings(templates=plan.templates))
         for key in run.pending(["localize/paper", "localize/unique"]):
             protocol = key.split("/")[1]
             found = localized(run, protocol, localizer)
             head = {"protocol": protocol}
-            run.record(key, [{**localization_summary(found.findings, len(found.names)), **head}, *({**f, **head} for f in found.findings)])
-        for key in run.pending(["forms"]):
-            assert localizer is not None
-            localizer.settings = LocalizeSettings(templates=plan.templates)
-            run.record(key, list(surface_forms(localizer, entities.entities, localized(run, "unique", None))))
+            run.record(
+                key,
+                [
+                    {**localization_summary(found.findings, len(found.names)), **head},
+                    *({**f, **head} for f in found.findings),
+                ],
+            )
         del localizer
         settings = CausalSettings(scales=(-1.0, -3.0), strengths=(2.0, 8.0))
         measure(run, plan, Bench(model, entities, localized(run, "unique", None), settings), "unique")
         paper = CausalSettings(scales=(-1.0,), group=0)
         measure(run, plan, Bench(model, entities, localized(run, "paper", None), paper), "paper")
-        files.write_atomic(run.path("summary.jsonl"), "".join(files.to_json(row, "summary") + "\n" for row in summary(run, entities)))
+        for key in run.pending(["forms"]):
+            names = [entity.name for entity in entities.entities]
+            localizer = Localizer(model, names, LocalizeSettings(templates=plan.templates))
+            cells = localized(run, "unique", None)
+            run.record(key, list(surface_forms(localizer, entities.entities[: plan.forms], cells)))
+        files.write_atomic(
+            run.path("summary.jsonl"), "".join(files.to_json(row, "summary") + "\n" for row in summary(run, entities))
+        )
     return 0
 
 
@@ -122,8 +134,14 @@ def measure(run: Run, plan: Plan, bench: Bench, protocol: str) -> None:
             facts = [(n, f) for n, f in bench.facts(parts[key]) if (bench.cells.names[n], f.relation) in known]
             run.record(key, [{**row, "protocol": protocol} for row in getattr(bench, kind)(facts)])
     if protocol == "unique":
-        facts = [(n, f) for n, f in bench.facts(everyone) if f.relation == "capital" and (bench.cells.names[n], f.relation) in known]
-        parts = {f"depth/{part[0][0]}": part for part in [facts[i : i + 5] for i in range(0, min(plan.depth, len(facts)), 5)]}
+        facts = [
+            (n, f)
+            for n, f in bench.facts(everyone)
+            if f.relation == "capital" and (bench.cells.names[n], f.relation) in known
+        ]
+        parts = {
+            f"depth/{part[0][0]}": part for part in [facts[i : i + 5] for i in range(0, min(plan.depth, len(facts)), 5)]
+        }
         for key in run.items(list(parts), f"{plan.model} depth"):
             run.record(key, list(bench.depth(parts[key], plan.step)))
 
@@ -139,7 +157,9 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
         own = [row for row in results if row.get("protocol") == protocol]
         every = Readings([*facts, *own])
         chosen = Readings([*facts, *(row for row in own if row["entity"] in first_half)])
-        held = Readings([*facts, *(row for row in own if row.get("entity") not in first_half or row.get("relation") == "currency")])
+        held = Readings(
+            [*facts, *(row for row in own if row.get("entity") not in first_half or row.get("relation") == "currency")]
+        )
         scale = best_scale(chosen, "capital") if protocol == "unique" else -1.0
         found = [*ablation_summary(every)]
         for part, readings in (("all", every), ("held out", held)):
@@ -150,12 +170,23 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
         if protocol == "unique":
             found += [{**row, "part": "trusted"} for row in injection_summary(_only(facts, own, verdicts), "capital")]
             found += depth_summary(results, every)
-        lines += [{**row, "protocol": protocol, "known": len({k for k in every.facts if every.facts[k]["known"]})} for row in found]
+        lines += [
+            {**row, "protocol": protocol, "known": len({k for k in every.facts if every.facts[k]["known"]})}
+            for row in found
+        ]
     forms = [row for row in results if row["kind"] == "form"]
     for kind in sorted({row["form_kind"] for row in forms}):
         own = [row for row in forms if row["form_kind"] == kind]
         share = sum(row["same_cell"] for row in own)
-        lines.append({"kind": "forms", "form_kind": kind, "n": len(own), "same_cell": share, "unique_there": sum(row["uniqueness"] >= 1.5 for row in own)})
+        lines.append(
+            {
+                "kind": "forms",
+                "form_kind": kind,
+                "n": len(own),
+                "same_cell": share,
+                "unique_there": sum(row["uniqueness"] >= 1.5 for row in own),
+            }
+        )
     return lines
 
 

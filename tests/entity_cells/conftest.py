@@ -1,9 +1,8 @@
 """The planted world, trained once for all tests, also as a directory with its entities as a CSV."""
 
-import csv
-
 import pytest
 
+from shammie.entity_cells.data import csv_text
 from shammie.entity_cells.localize import Localizer
 from shammie.entity_cells.planted import SETTINGS, planted_world
 
@@ -28,10 +27,5 @@ def place(world, tmp_path_factory):
     place = tmp_path_factory.mktemp("world")
     world.model.module.save_pretrained(place / "model")
     world.model.tokenizer.save_pretrained(place / "model")
-    with (place / "entities.csv").open("w", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["entity", "relation", "prompt", "answers", "popularity", "aliases"])
-        for entity in world.entities.entities:
-            for fact in entity.facts:
-                rows.writerow([entity.name, fact.relation, fact.prompt, fact.answers[0], entity.popularity, entity.forms[0][1]])
+    (place / "entities.csv").write_text(csv_text(world.entities))
     return place

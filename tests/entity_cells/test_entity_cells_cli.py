@@ -58,7 +58,17 @@ def test_ablate_writes_a_patch_that_apply_takes(shammie, found, tmp_path):
 
 
 def test_inject_recalls_beside_controls(shammie, found, tmp_path):
-    line = ("entity-cells", "inject", "found", "--entity", "Entity4", "--output-dir", tmp_path / "i", "--strengths", "4")
+    line = (
+        "entity-cells",
+        "inject",
+        "found",
+        "--entity",
+        "Entity4",
+        "--output-dir",
+        tmp_path / "i",
+        "--strengths",
+        "4",
+    )
     assert shammie(*line)[0] == 0
     rows = [r for r in results(tmp_path / "i") if r["kind"] == "injected"]
     mean = {arm: sum(r["p"] for r in rows if r["arm"] == arm) / 3 for arm in ("own", "other", "mean_entity")}
@@ -70,7 +80,9 @@ def test_report_is_the_same_after_a_kill(shammie, found, tmp_path):
     line = ("entity-cells", "report", "found", *SMALL)
     assert shammie(*line, "--output-dir", whole)[0] == 0
     records = results(whole)
-    assert {"fact", "ablated", "injected", "depth", "form", "trust", "injection", "entity"} <= {r["kind"] for r in records}
+    assert {"fact", "ablated", "injected", "depth", "form", "trust", "injection", "entity"} <= {
+        r["kind"] for r in records
+    }
     trusted = next(r for r in records if r["kind"] == "trust")
     assert trusted["another_entitys_cell"]["value"] == 0
     assert len(trusted["entities"]) == 12
@@ -96,7 +108,9 @@ def test_report_is_the_same_after_a_kill(shammie, found, tmp_path):
 )
 def test_a_bad_set_of_entities_is_one_sentence(shammie, tmp_path, text, says):
     (tmp_path / "bad.csv").write_text(text)
-    code, _, err = shammie("entity-cells", "localize", "model", "--entities", tmp_path / "bad.csv", "--output-dir", tmp_path / "r")
+    code, _, err = shammie(
+        "entity-cells", "localize", "model", "--entities", tmp_path / "bad.csv", "--output-dir", tmp_path / "r"
+    )
     assert code == 2
     assert says in err
     assert len(err.strip().splitlines()) == 1
@@ -107,7 +121,17 @@ def test_answers_that_all_share_a_first_token_are_refused(shammie, place, tmp_pa
     text = "entity,prompt,answers\nEntity0,Question: What is the river of Entity0 ?,river1\n"
     text += "Entity2,Question: What is the river of Entity2 ?,river1\n"
     (tmp_path / "same.csv").write_text(text)
-    line = ("entity-cells", "localize", "model", "--entities", tmp_path / "same.csv", "--templates", "4", "--output-dir", tmp_path / "l")
+    line = (
+        "entity-cells",
+        "localize",
+        "model",
+        "--entities",
+        tmp_path / "same.csv",
+        "--templates",
+        "4",
+        "--output-dir",
+        tmp_path / "l",
+    )
     assert shammie(*line)[0] == 0
     code, _, err = shammie("entity-cells", "report", tmp_path / "l", "--output-dir", tmp_path / "r")
     assert code == 2

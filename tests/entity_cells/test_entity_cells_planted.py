@@ -20,7 +20,7 @@ from shammie.entity_cells.evaluate import (
 )
 from shammie.entity_cells.intervene import Bench, surface_forms
 from shammie.entity_cells.localize import Localizer
-from shammie.entity_cells.planted import CELL_LAYER, SETTINGS
+from shammie.entity_cells.planted import CELL_LAYER
 from shammie.entity_cells.settings import CausalSettings, LocalizeSettings, TrustSettings
 
 
@@ -135,7 +135,9 @@ def test_the_papers_protocol_ranks_by_stability_alone(world, localizer, cells):
     whole = paper.statistics.whole
     for number in (0, 1, 5):
         one = Moments(whole.count[number : number + 1], whole.mean[number : number + 1], whole.m2[number : number + 1])
-        assert paper.layout.index(int(found.layer[number]), int(found.neuron[number])) == int(stability(one)[0].argmax())
+        assert paper.layout.index(int(found.layer[number]), int(found.neuron[number])) == int(
+            stability(one)[0].argmax()
+        )
     summary = localization_summary(found.findings, len(found.names))
     assert summary["with_cell"]["value"] == 1
     assert summary["distinct_cells"] <= len(found.names)

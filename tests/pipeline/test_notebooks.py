@@ -9,6 +9,8 @@ from transformers.utils.logging import disable_progress_bar
 from pico import build
 from shammie.ember.pack import save_pack
 from shammie.ember.planted import planted_model
+from shammie.entity_cells.data import csv_text
+from shammie.entity_cells.planted import entity_world, planted_world
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -16,6 +18,7 @@ TINY = {
 factorization = FactorizationSettings(features=24, share=0.06)
 MODEL, CONCEPT = "model", "pack.json"
 SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factorization}""",
+    "entity_cells": 'MODEL, ENTITIES, LIMIT, TEMPLATES, NAME = "model", "entities.csv", None, 4, "Entity4"',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }
 
@@ -27,6 +30,9 @@ def test_notebook_runs(path, tmp_path, monkeypatch, capsys):
     if path.stem == "ember":
         model, pack = planted_model()
         save_pack(pack, tmp_path / "pack.json")
+    if path.stem == "entity_cells":
+        model = planted_world().model
+        (tmp_path / "entities.csv").write_text(csv_text(entity_world()))
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)

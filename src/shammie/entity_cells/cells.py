@@ -143,7 +143,9 @@ def _finding(localizer: Localizer, entity: int, best: int, ranking: Float[Tensor
         return {**head, "cell": None}
     layer, neuron = layout.place(best)
     one = statistics.whole
-    scores = eq.stability(eq.Moments(one.count[entity : entity + 1], one.mean[entity : entity + 1], one.m2[entity : entity + 1]))[0]
+    scores = eq.stability(
+        eq.Moments(one.count[entity : entity + 1], one.mean[entity : entity + 1], one.m2[entity : entity + 1])
+    )[0]
     others = localizer.references[0].others(entity)[best]
     return {
         **head, "cell": f"L{layer}-N{neuron}", "layer": layer, "neuron": neuron, "score": float(scores[best]),

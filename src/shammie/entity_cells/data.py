@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ class EntitySet:
         for number, entity in enumerate(self.entities):
             if name in (entity.id, entity.name):
                 return number
-        raise DataError(f"{self.source} has no entity {name!r}; it has {', '.join(e.name for e in self.entities[:5])} …")
+        raise DataError(
+            f"{self.source} has no entity {name!r}; it has {', '.join(e.name for e in self.entities[:5])} …"
+        )
 
 
 def _plain(fact: Fact) -> list[Any]:
@@ -123,7 +126,9 @@ def _grouped(rows: Sequence[PopQaRow]) -> Iterator[Entity]:
         groups.setdefault(str(row.s_uri or row.subj_id or row.subj), []).append(row)
     for key, group in groups.items():
         name = group[0].subj
-        facts = tuple(Fact(row.prop, f"Question: {row.question}\nAnswer:", _texts(row.possible_answers)) for row in group)
+        facts = tuple(
+            Fact(row.prop, f"Question: {row.question}\nAnswer:", _texts(row.possible_answers)) for row in group
+        )
         forms = tuple(("alias", alias) for alias in _texts(group[0].s_aliases) if alias != name)
         yield Entity(key, name, facts, max(row.s_pop for row in group), forms)
 
@@ -148,11 +153,26 @@ def _from_csv(path: Path) -> Iterator[Entity]:
         groups.setdefault(row.get("id") or row["entity"], []).append(row)
     for key, group in groups.items():
         facts = tuple(
-            Fact(row.get("relation") or "question", row["prompt"].replace("\\n", "\n"), tuple(row["answers"].split("|")))
+            Fact(
+                row.get("relation") or "question", row["prompt"].replace("\\n", "\n"), tuple(row["answers"].split("|"))
+            )
             for row in group
         )
         forms = tuple(("alias", form) for form in (group[0].get("aliases") or "").split("|") if form)
         yield Entity(key, group[0]["entity"], facts, _number(group[0].get("popularity"), path), forms)
+
+
+def csv_text(entities: EntitySet) -> str:
+    """The set as a CSV that `load_entities` reads back."""
+    stream = io.StringIO()
+    rows = csv.writer(stream)
+    rows.writerow(["id", "entity", "relation", "prompt", "answers", "popularity", "aliases"])
+    for entity in entities.entities:
+        forms = "|".join(form for _, form in entity.forms)
+        for fact in entity.facts:
+            answers = "|".join(fact.answers)
+            rows.writerow([entity.id, entity.name, fact.relation, fact.prompt, answers, entity.popularity, forms])
+    return stream.getvalue()
 
 
 def _number(text: str | None, path: Path) -> float:

@@ -15,7 +15,9 @@ def ablation_patch(model: LanguageModel, cells: Cells, entity: int, scale: float
     """
     cells.check_model(model)
     if not cells.found(entity):
-        raise DataError(f"{cells.names[entity]} has no cell under these settings; lower --uniqueness and localize again")
+        raise DataError(
+            f"{cells.names[entity]} has no cell under these settings; lower --uniqueness and localize again"
+        )
     by_layer: dict[int, list[int]] = {}
     for layer, neuron, _ in cells.group(entity, group):
         by_layer.setdefault(layer, []).append(neuron)

@@ -28,7 +28,9 @@ class Moments:
         """Nothing seen yet."""
         return cls(torch.zeros(rows, dtype=torch.long), torch.zeros(rows, neurons), torch.zeros(rows, neurons))
 
-    def add(self, rows: Int[Tensor, " B"], where: slice, values: Float[Tensor, "B F"], counts: Int[Tensor, " B"]) -> None:
+    def add(
+        self, rows: Int[Tensor, " B"], where: slice, values: Float[Tensor, "B F"], counts: Int[Tensor, " B"]
+    ) -> None:
         """One more prompt for each of some rows, in the neurons of one layer; `counts` includes it (Welford 1962)."""
         gap = values - self.mean[rows, where]
         mean = self.mean[rows, where] + gap / counts[:, None]
@@ -40,9 +42,7 @@ class Moments:
         count = self.count + other.count
         share = (other.count / count.clamp(min=1))[:, None]
         gap = other.mean - self.mean
-        return Moments(
-            count, self.mean + gap * share, self.m2 + other.m2 + gap.square() * share * self.count[:, None]
-        )
+        return Moments(count, self.mean + gap * share, self.m2 + other.m2 + gap.square() * share * self.count[:, None])
 
     def deviation(self) -> Float[Tensor, "E N"]:
         """Population standard deviation over prompts."""

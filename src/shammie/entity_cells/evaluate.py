@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -99,7 +99,12 @@ def _knowledge(fact: Record, edited: Record) -> float:
 
 
 def trust(
-    readings: Readings, settings: TrustSettings, protocol: Protocol, scale: float, *, arm: str = "own",
+    readings: Readings,
+    settings: TrustSettings,
+    protocol: Protocol,
+    scale: float,
+    *,
+    arm: str = "own",
     relations: Sequence[str] | None = None,
 ) -> dict[str, bool]:
     """Whether each entity's cell passes the filter on its known facts. `arm="other"` puts another entity's cell in its place.
@@ -138,7 +143,11 @@ def _control_losses(readings: Readings, keys: Sequence[_Key], scale: float, arm:
 
 
 def trust_summary(
-    readings: Readings, settings: TrustSettings, protocol: Protocol, scale: float, relations: Sequence[str] | None = None
+    readings: Readings,
+    settings: TrustSettings,
+    protocol: Protocol,
+    scale: float,
+    relations: Sequence[str] | None = None,
 ) -> Record:
     """Share of entities with a trusted cell, beside the same with each entity given another's cell."""
     own = trust(readings, settings, protocol, scale, relations=relations)
@@ -155,41 +164,45 @@ def trust_summary(
 
 
 def injection_summary(readings: Readings, choose_on: str | None, seed: int = 0) -> Iterator[Record]:
-    """RelProb and pass@5 of every arm: at the strength that is best on the relation `choose_on`, read on the others; and,
-    as the paper does, at each entity's own best strength (in-sample)."""
-    rows = readings.injected
+    """RelProb and pass@5 of every arm, at a strength chosen in two ways.
+
+    First the strength that is best on the relation `choose_on`, read on the others; then, as the paper does, each
+    entity's own best strength, read on the same facts (in_sample).
+    """
+    rows, facts = readings.injected, readings.facts
     strengths = sorted({strength for arm, strength in rows if arm == "own"})
     everything = sorted({key for strength in strengths for key in rows["own", strength]})
     if not everything:
         return
-    chosen_on = [key for key in everything if key[1] == choose_on]
     held = [key for key in everything if key[1] != choose_on] or everything
-    base = chosen_on or everything
-    groups = {"own": CONTROLS, "own_group": ("other_group",)}
-    yield _condition(readings, "entity_present", None, held, lambda key: readings.facts[key], seed)
-    yield _condition(readings, "placeholder", None, held, lambda key: readings.facts[key]["placeholder"], seed)
+    base = [key for key in everything if key[1] == choose_on] or everything
+    yield _condition(readings, "entity_present", None, {key: facts[key] for key in held}, seed)
+    yield _condition(readings, "placeholder", None, {key: facts[key]["placeholder"] for key in held}, seed)
     for arm in ("mean_entity", "whole_layer"):
-        yield _condition(readings, arm, 1.0, held, lambda key, arm=arm: rows[arm, 1.0][key], seed)
-    for own, controls in groups.items():
+        yield _condition(readings, arm, 1.0, {key: rows[arm, 1.0][key] for key in held}, seed)
+    for own, controls in (("own", CONTROLS), ("own_group", ("other_group",))):
         if not rows.get((own, strengths[0])):
             continue
-        best = max(strengths, key=lambda s, own=own: _relprob(readings, [rows[own, s][key] for key in base], base))
+        best = _best_strength(readings, own, strengths, base)
         for arm in (own, *controls):
-            keys = [key for key in held if key in rows.get((arm, best), {})]
-            if keys:
-                yield _condition(readings, arm, best, keys, lambda key, arm=arm, best=best: rows[arm, best][key], seed)
-        picked = {
-            entity: max(strengths, key=lambda s, keys=keys, own=own: _relprob(readings, [rows[own, s][k] for k in keys], keys))
-            for entity, keys in readings.by_entity(everything).items()
-        }
+            if chosen := {key: rows[arm, best][key] for key in held if key in rows.get((arm, best), {})}:
+                yield _condition(readings, arm, best, chosen, seed)
+        groups = readings.by_entity(everything)
+        picked = {entity: _best_strength(readings, own, strengths, keys) for entity, keys in groups.items()}
         for arm in (own, controls[0]):
-            keys = [key for key in everything if key in rows.get((arm, picked[key[0]]), {})]
-            if keys:
-                found = _condition(
-                    readings, arm, None, keys, lambda key, arm=arm, picked=picked: rows[arm, picked[key[0]]][key], seed
-                )
-                yield {**found, "in_sample": True}
+            tables = {key: rows.get((arm, picked[key[0]]), {}) for key in everything}
+            if chosen := {key: table[key] for key, table in tables.items() if key in table}:
+                yield {**_condition(readings, arm, None, chosen, seed), "in_sample": True}
         yield _successes(readings, own, controls[0], picked, everything)
+
+
+def _best_strength(readings: Readings, arm: str, strengths: Sequence[float], keys: Sequence[_Key]) -> float:
+    """The strength with the largest RelProb on some facts."""
+
+    def share(strength: float) -> float:
+        return _relprob(readings, [readings.injected[arm, strength][key] for key in keys], keys)
+
+    return max(strengths, key=share)
 
 
 def _relprob(readings: Readings, edited: Sequence[Record], keys: Sequence[_Key]) -> float:
@@ -198,14 +211,13 @@ def _relprob(readings: Readings, edited: Sequence[Record], keys: Sequence[_Key])
 
 
 def _condition(
-    readings: Readings, arm: str, strength: float | None, keys: Sequence[_Key], row: Callable[[_Key], Record], seed: int
-) -> Record:
-    edited = [row(key) for key in keys]
-    present = [readings.facts[key]["p"] for key in keys]
-    units = [key[0] for key in keys]
-    share = bootstrap(
-        lambda a, b: a.mean() / b.mean(), [r["p"] for r in edited], present, clusters=units, seed=seed
-    )  # fmt: skip
+    readings: Readings, arm: str, strength: float | None, rows: Mapping[_Key, Record], seed: int
+) -> Record:  # fmt: skip
+    """RelProb, pass@5, top-1 and log-likelihood of the rows of some facts, with intervals by entity."""
+    edited = list(rows.values())
+    present = [readings.facts[key]["p"] for key in rows]
+    units = [key[0] for key in rows]
+    share = bootstrap(lambda a, b: a.mean() / b.mean(), [r["p"] for r in edited], present, clusters=units, seed=seed)
     return {
         "kind": "injection", "arm": arm, "strength": strength, "in_sample": False, "relprob": share.as_dict(),
         "pass_at_5": mean_interval([float(r["rank"] <= 5) for r in edited], units, seed).as_dict(),
@@ -235,7 +247,10 @@ def popularity_summary(popularity: dict[str, float], trusted: dict[str, bool], s
     values = [popularity[name] for name in names]
     flags = [trusted[name] for name in names]
     thirds = [part.tolist() for part in np.array_split(np.array(flags), min(3, len(flags)))]
-    head: Record = {"kind": "popularity", "spearman": spearman(values, [float(f) for f in flags]) if len(set(flags)) > 1 else None}
+    head: Record = {
+        "kind": "popularity",
+        "spearman": spearman(values, [float(f) for f in flags]) if len(set(flags)) > 1 else None,
+    }
     return {
         **head, "auroc": auroc_interval(values, flags).as_dict() if 2 <= sum(flags) <= len(flags) - 2 else None,
         "thirds": [proportion(sum(part), len(part)).as_dict() for part in thirds], "seed": seed,
@@ -247,7 +262,7 @@ def depth_summary(records: Sequence[Record], readings: Readings, seed: int = 0) 
     rows = [record for record in records if record["kind"] == "depth"]
     for arm, layer in sorted({(row["arm"], row["layer"]) for row in rows}):
         own = {(row["entity"], row["relation"]): row for row in rows if (row["arm"], row["layer"]) == (arm, layer)}
-        found = _condition(readings, arm, None, sorted(own), own.__getitem__, seed)
+        found = _condition(readings, arm, None, own, seed)
         yield {**found, "kind": "depth_curve", "layer": layer}
 
 

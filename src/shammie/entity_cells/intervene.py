@@ -18,7 +18,17 @@ from shammie.entity_cells.arms import Arms
 from shammie.entity_cells.cells import Cells
 from shammie.entity_cells.data import Entity, EntitySet, Fact
 from shammie.entity_cells.localize import Localizer
-from shammie.entity_cells.measure import Change, Job, Question, Reading, ask, check_answers, next_log_probs, placeholder, renamed
+from shammie.entity_cells.measure import (
+    Change,
+    Job,
+    Question,
+    Reading,
+    ask,
+    check_answers,
+    next_log_probs,
+    placeholder,
+    renamed,
+)
 from shammie.entity_cells.settings import CausalSettings
 from shammie.entity_cells.texts import ORDINARY_NAMES
 

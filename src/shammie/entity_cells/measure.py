@@ -198,9 +198,10 @@ def _readings(model: LanguageModel, states: Float[Tensor, "N D"], questions: Seq
             log_probs = logits - logits.logsumexp(-1, keepdim=True)
             logs += log_probs.gather(-1, targets[start : start + rows, None])[:, 0].tolist()
             for offset in range(len(logits)):
-                if (index := starts.get(start + offset)) is not None:
-                    best = log_probs[offset, list(questions[index].firsts)].max()
-                    firsts[index] = (float(best.exp()), int((log_probs[offset] > best).sum()) + 1)
+                if start + offset in starts:
+                    number = starts[start + offset]
+                    best = log_probs[offset, list(questions[number].firsts)].max()
+                    firsts[number] = (float(best.exp()), int((log_probs[offset] > best).sum()) + 1)
     if not bool(torch.tensor(logs).isfinite().all()):
         raise NonFiniteError("the log-probability of an answer is NaN or infinite; run in float32")
     found, at = [], 0

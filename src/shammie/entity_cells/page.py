@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 _LISTED = 60
 ARM_NAMES = {
-    "own": "its own cell", "other": "another entity's cell", "other_same_layer": "another's, same layer", "random": "a random neuron",
+    "own": "its own cell", "other": "another entity's cell", "other_same_layer": "another's, same layer",
+    "random": "a random neuron",
     "own_group": "its own group", "other_group": "another's group", "mean_entity": "mean entity alone",
     "whole_layer": "its whole layer", "placeholder": "nothing", "entity_present": "the name itself",
 }  # fmt: skip
@@ -46,7 +47,12 @@ def localize_page(record: RunRecord) -> str:
     if summary:
         found = summary[0]
         blocks = [
-            Numbers([number("entities with a cell", found["with_cell"]), number("halves of the templates agree", found["halves_agree"])]),
+            Numbers(
+                [
+                    number("entities with a cell", found["with_cell"]),
+                    number("halves of the templates agree", found["halves_agree"]),
+                ]
+            ),
             Prose(
                 f"{found['distinct_cells']} distinct cells; {found['collisions']} entities share theirs with another, "
                 f"{found['template_neurons']} cells are among a made-up name's best. A cell that is found need not carry "
@@ -55,7 +61,13 @@ def localize_page(record: RunRecord) -> str:
             layer_figure([cell for cell in cells if cell["cell"]]),
             cell_table(cells),
         ]
-    section = Section("cells", "Cells", "Which neuron is active for one entity and few others?", "shammie entity-cells localize", blocks)
+    section = Section(
+        "cells",
+        "Cells",
+        "Which neuron is active for one entity and few others?",
+        "shammie entity-cells localize",
+        blocks,
+    )
     return _page(record, [section], "shammie entity-cells localize")
 
 
@@ -65,8 +77,20 @@ def report_page(record: RunRecord) -> str:
     if not of_kind(results, "trust"):
         blocks: list[Block] = [Prose("The summary is not there yet; go on with --resume.")]
     else:
-        blocks = [*trust_blocks(results), *atlas_blocks(results), *injection_blocks(results), *depth_blocks(results), *form_blocks(results)]
-    section = Section("atlas", "The atlas", "Which entities hang on one neuron, and what does it carry?", "shammie entity-cells report", blocks)
+        blocks = [
+            *trust_blocks(results),
+            *atlas_blocks(results),
+            *injection_blocks(results),
+            *depth_blocks(results),
+            *form_blocks(results),
+        ]
+    section = Section(
+        "atlas",
+        "The atlas",
+        "Which entities hang on one neuron, and what does it carry?",
+        "shammie entity-cells report",
+        blocks,
+    )
     return _page(record, [section], "shammie entity-cells report")
 
 
@@ -89,7 +113,15 @@ def layer_figure(cells: Sequence[Record]) -> Figure:
 def cell_table(cells: Sequence[Record]) -> Table:
     """Each entity's cell."""
     rows = [
-        [c["entity"], c["cell"] or "none", c.get("mean_z"), c.get("uniqueness"), c.get("dominance"), c.get("shared_by"), c["halves_agree"]]
+        [
+            c["entity"],
+            c["cell"] or "none",
+            c.get("mean_z"),
+            c.get("uniqueness"),
+            c.get("dominance"),
+            c.get("shared_by"),
+            c["halves_agree"],
+        ]
         for c in cells[:_LISTED]
     ]
     columns = ["entity", "cell", "mean z", "uniqueness", "dominance", "shared by", "halves agree"]
@@ -101,19 +133,49 @@ def trust_blocks(records: Sequence[Record]) -> list[Block]:
     trusts, ablations = of_kind(records, "trust"), of_kind(records, "ablation")
     main = trusts[0]
     control = main["another_entitys_cell"]
-    cards = [number("entities with a trusted cell", main["trusted"], number("given another's cell", control) if control else None)]
+    cards = [
+        number(
+            "entities with a trusted cell",
+            main["trusted"],
+            number("given another's cell", control) if control else None,
+        )
+    ]
     cards += [
-        number(f"the same, read on {', '.join(t['relations'])}", t["trusted"], number("given another's cell", t["another_entitys_cell"]))
+        number(
+            f"the same, read on {', '.join(t['relations'])}",
+            t["trusted"],
+            number("given another's cell", t["another_entitys_cell"]),
+        )
         for t in trusts[1:]
         if t["another_entitys_cell"]
     ]
     chosen = [a for a in ablations if a["scale"] == main["scale"] and a["relation"] == "all" and not a["everywhere"]]
-    bars = [number(ARM_NAMES[a["arm"]], a["loss"]) for a in sorted(chosen, key=lambda a: list(ARM_NAMES).index(a["arm"]))]
+    bars = [
+        number(ARM_NAMES[a["arm"]], a["loss"]) for a in sorted(chosen, key=lambda a: list(ARM_NAMES).index(a["arm"]))
+    ]
     every = [
-        [ARM_NAMES[a["arm"]], a["scale"], a["everywhere"], a["relation"], a["loss"], a["signed_loss"], a["log_likelihood_drop"], a["knowledge"]]
+        [
+            ARM_NAMES[a["arm"]],
+            a["scale"],
+            a["everywhere"],
+            a["relation"],
+            a["loss"],
+            a["signed_loss"],
+            a["log_likelihood_drop"],
+            a["knowledge"],
+        ]
         for a in ablations
     ]
-    columns = ["neurons", "times", "at all tokens", "relation", "clipped loss", "signed loss", "drop of log-likelihood", "knowledge score"]
+    columns = [
+        "neurons",
+        "times",
+        "at all tokens",
+        "relation",
+        "clipped loss",
+        "signed loss",
+        "drop of log-likelihood",
+        "knowledge score",
+    ]
     return [
         Numbers(cards),
         Figure(
@@ -146,8 +208,14 @@ def atlas_blocks(records: Sequence[Record]) -> list[Block]:
         [e["entity"], e["cell"], e["shared_by"], e["loss"], e["loss_from_another_cell"], e["trusted"]]
         for e in sorted(entities, key=lambda e: -e["loss"])[:_LISTED]
     ]
-    table = Table(["entity", "cell", "shared by", "loss", "loss by another's cell", "trusted"], rows, "Entities by loss")
-    return [Figure(drawing, "The atlas: popularity and amnesia", note), layer_figure([e for e in entities if e["trusted"]]), Details("Entities", [table])]
+    table = Table(
+        ["entity", "cell", "shared by", "loss", "loss by another's cell", "trusted"], rows, "Entities by loss"
+    )
+    return [
+        Figure(drawing, "The atlas: popularity and amnesia", note),
+        layer_figure([e for e in entities if e["trusted"]]),
+        Details("Entities", [table]),
+    ]
 
 
 def injection_blocks(records: Sequence[Record]) -> list[Block]:
@@ -158,7 +226,15 @@ def injection_blocks(records: Sequence[Record]) -> list[Block]:
         return []
     bars = [number(ARM_NAMES[row["arm"]], row["relprob"]) for row in held]
     table = [
-        [ARM_NAMES[row["arm"]], row["strength"], row["in_sample"], row["relprob"], row["pass_at_5"], row["log_likelihood"]] for row in rows
+        [
+            ARM_NAMES[row["arm"]],
+            row["strength"],
+            row["in_sample"],
+            row["relprob"],
+            row["pass_at_5"],
+            row["log_likelihood"],
+        ]
+        for row in rows
     ]
     columns = ["injected", "strength", "strength chosen on the same facts", "RelProb", "pass@5", "log-likelihood"]
     return [
@@ -177,7 +253,9 @@ def depth_blocks(records: Sequence[Record]) -> list[Block]:
     if not rows:
         return []
     names = {"residual": "the stream after the layer", "mlps": "all MLPs up to the layer"}
-    series = {name: [sample(row["layer"], row["relprob"]) for row in rows if row["arm"] == arm] for arm, name in names.items()}
+    series = {
+        name: [sample(row["layer"], row["relprob"]) for row in rows if row["arm"] == arm] for arm, name in names.items()
+    }
     drawing = line_chart(series, x_label="layer", y_label="RelProb")
     note = "A jump at one early layer is compact retrieval; a slow rise over many is gradual enrichment."
     return [Figure(drawing, "How deep the entity is before its facts can be read", note)]

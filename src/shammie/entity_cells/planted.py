@@ -87,7 +87,14 @@ def planted_world(seed: int = 0) -> World:
 
 
 def _tokenizer(entities: EntitySet) -> PreTrainedTokenizerFast:
-    texts = [*CLOZES, *ATTRIBUTES, "The of", PLACEHOLDER, *ORDINARY_NAMES, *anonymous_names(SETTINGS.anonymous, SETTINGS.seed)]
+    texts = [
+        *CLOZES,
+        *ATTRIBUTES,
+        "The of",
+        PLACEHOLDER,
+        *ORDINARY_NAMES,
+        *anonymous_names(SETTINGS.anonymous, SETTINGS.seed),
+    ]
     texts += [f"{fact.prompt} {fact.answers[0]} {e.forms[0][1]}" for e in entities.entities for fact in e.facts]
     words = dict.fromkeys(word for text in texts for word in text.split())
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<unk>", *words])}, unk_token="<unk>"))  # noqa: S106
@@ -96,7 +103,11 @@ def _tokenizer(entities: EntitySet) -> PreTrainedTokenizerFast:
 
 
 def _plant(
-    module: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, entities: EntitySet, neurons: Sequence[int | None], seed: int
+    module: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    entities: EntitySet,
+    neurons: Sequence[int | None],
+    seed: int,
 ) -> None:
     """Draw the weights, keep every wired entity's coordinate to its neuron, and hold both so while training."""
     draw = torch.Generator().manual_seed(seed)
@@ -109,12 +120,10 @@ def _plant(
             reads = not name.endswith(("o_proj.weight", "down_proj.weight"))
             (parameter[:, own] if reads else parameter[own]).zero_()
             mask = (parameter != 0).float()
-            if name.endswith(f"layers.{CELL_LAYER}.mlp.gate_proj.weight") or name.endswith(
-                f"layers.{CELL_LAYER}.mlp.up_proj.weight"
-            ):
-                for neuron in range(_WIRED):
-                    parameter[neuron, :_WIDTH] *= _LEAK
-                    parameter[neuron, _WIDTH + neuron] = _READ
+            if name.endswith((f"layers.{CELL_LAYER}.mlp.gate_proj.weight", f"layers.{CELL_LAYER}.mlp.up_proj.weight")):
+                for cell in range(_WIRED):
+                    parameter[cell, :_WIDTH] *= _LEAK
+                    parameter[cell, _WIDTH + cell] = _READ
                 mask[:_WIRED] = 0
             if name.endswith("embed_tokens.weight"):
                 parameter.copy_(parameter * _WIDTH**0.5)
@@ -154,7 +163,7 @@ def _train(module: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, entitie
         parameter.grad = None
 
 
-def leaky(world: World, level: float, seed: int) -> Tensor:
+def leak(level: float, seed: int) -> Tensor:
     """Noise for the read vectors of the wired neurons, as long as `level` times what they read of their entity."""
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(_WIRED, _WIDTH, generator=draw)
@@ -171,7 +180,7 @@ def _score(level: float | None, seed: int) -> float:
     former = up[:_WIRED, :_WIDTH].clone()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        up[:_WIRED, :_WIDTH] += leaky(world, MIDDLE if level is None else level, seed)
+        up[:_WIRED, :_WIDTH] += leak(MIDDLE if level is None else level, seed)
         try:
             chosen = int(torch.randint(len(world.wired), (1,), generator=draw))
             return _margin(world, world.wired[chosen], level is None, seed)

@@ -135,4 +135,3 @@ def watching(model: LanguageModel, keep: Callable[[int, Tensor], None]) -> Itera
 
             stack.callback(module.register_forward_pre_hook(hook).remove)
         yield
-

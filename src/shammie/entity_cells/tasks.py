@@ -41,7 +41,12 @@ def prepare_localize(config: CellsLocalize) -> Task:
     def estimate() -> dict[str, Any]:
         rows = len(names) + config.settings.anonymous
         size = f"{8 * 4 * rows * layout.total / 2**30:.1f} GB"
-        return {"entities": len(names), "prompts": rows * config.settings.templates, "neurons": layout.total, "memory": size}
+        return {
+            "entities": len(names),
+            "prompts": rows * config.settings.templates,
+            "neurons": layout.total,
+            "memory": size,
+        }
 
     def execute(run: Run) -> int:
         for key in run.items(["localize"], "entity-cells localize"):
@@ -68,7 +73,9 @@ class Localized:
         """Open the run that a command names. Errors: MismatchError for other weights or another set of entities."""
         record = read_run(config.cells)
         if record.command != "entity-cells localize" or not (Path(config.cells) / "artifacts" / CELLS).exists():
-            raise MissingFileError(f"{config.cells} holds no finished localization; run shammie entity-cells localize first")
+            raise MissingFileError(
+                f"{config.cells} holds no finished localization; run shammie entity-cells localize first"
+            )
         made = record.config
         entities = load_entities(made["entities"], limit=made["limit"], least_facts=made["least_facts"])
         if entities.sha256 != record.inputs["entities"]:
@@ -106,7 +113,13 @@ def prepare_ablate(config: CellsAblate) -> Task:
             before = ask(at.model, jobs)
             with patch.applied(at.model):
                 after = ask(at.model, jobs)
-            run.record(key, [{"kind": "edit", "entity": name, "cells": edited, "scale": config.scale}, *_told(at, asked, before, after, number)])
+            run.record(
+                key,
+                [
+                    {"kind": "edit", "entity": name, "cells": edited, "scale": config.scale},
+                    *_told(at, asked, before, after, number),
+                ],
+            )
         return 0
 
     return Task({**at.inputs, "patch": patch.hash}, lambda: {"entity": name, "cells": ", ".join(edited)}, execute)
@@ -134,7 +147,9 @@ def _told(
         )  # fmt: skip
     mine = fmean(loss for _, loss in losses[True]) if losses[True] else None
     theirs = losses[False]
-    control = mean_interval([loss for _, loss in theirs], [entity for entity, _ in theirs]).as_dict() if theirs else None
+    control = (
+        mean_interval([loss for _, loss in theirs], [entity for entity, _ in theirs]).as_dict() if theirs else None
+    )
     return [{"kind": "amnesia", "known_facts": len(losses[True]), "loss": mine, "others": control}, *lines]
 
 
@@ -143,7 +158,9 @@ def prepare_inject(config: CellsInject) -> Task:
     at = Localized.read(config)
     number = at.entities.find(config.entity)
     if not at.cells.found(number):
-        raise DataError(f"{at.cells.names[number]} has no cell under the settings of {config.cells}; localize with others")
+        raise DataError(
+            f"{at.cells.names[number]} has no cell under the settings of {config.cells}; localize with others"
+        )
     bench = Bench(at.model, at.entities, at.cells, config.settings)
 
     def execute(run: Run) -> int:

@@ -73,7 +73,9 @@ def _summaries(readings: Readings, seed: int) -> Iterator[Record]:
     from shammie.entity_cells.evaluate import ablation_summary, injection_summary
 
     yield from (row for row in ablation_summary(readings, seed) if row["relation"] == "all")
-    yield from (row for row in injection_summary(readings, None, seed) if row["kind"] == "injection" and not row["in_sample"])
+    yield from (
+        row for row in injection_summary(readings, None, seed) if row["kind"] == "injection" and not row["in_sample"]
+    )
 
 
 def _entities(readings: Readings, entities: list[Entity], cells: Cells, numbers: list[int]) -> Iterator[Record]:
@@ -102,18 +104,33 @@ def draw(records: list[Record]) -> list[Block]:
     losses = {row["arm"]: row["loss"] for row in of_kind(records, "ablation")}
     recalls = [row for row in of_kind(records, "injection") if row["arm"] != "entity_present"]
     points = [
-        Point(e["popularity"], max(0.0, 1 - e["ablated"] / e["untouched"]), f"{e['entity']}, {e['cell']}", "forgets" if e["ablated"] < 0.5 * e["untouched"] else "remembers")
+        Point(
+            e["popularity"],
+            max(0.0, 1 - e["ablated"] / e["untouched"]),
+            f"{e['entity']}, {e['cell']}",
+            "forgets" if e["ablated"] < 0.5 * e["untouched"] else "remembers",
+        )
         for e in entities
     ]
     rows = [
         [e["entity"], e["cell"], e["answer"], e["untouched"], e["ablated"], e["other"], e["placeholder"], e["injected"]]
         for e in sorted(entities, key=lambda e: e["ablated"] / e["untouched"])
     ]
-    columns = ["entity", "cell", "answer", "p", "cell turned round", "another's cell", "X for the name", "cells injected at X"]
+    columns = [
+        "entity",
+        "cell",
+        "answer",
+        "p",
+        "cell turned round",
+        "another's cell",
+        "X for the name",
+        "cells injected at X",
+    ]
     return [
         Prose(
-            f"Of {found['entities']} countries, {found['with_cell']['value']:.0%} have a neuron in layer 1 or above that is at least 1.5 times as "
-            f"active for them as for nearly all other names. Being active is not yet being needed, so each cell is turned round "
+            f"Of {found['entities']} countries, {found['with_cell']['value']:.0%} have a neuron in layer 1 or above that is at "
+            "least 1.5 times as active for them as for nearly all other names. "
+            f"Being active is not yet being needed, so each cell is turned round "
             f"(times {_SCALE:g}) at the country's name and the capital is asked for. With **{star['entity']}** and its cell "
             f"`{star['cell']}`, the probability of {star['answer']} goes from {star['untouched']:.2f} to {star['ablated']:.2f}."
         ),
@@ -124,11 +141,14 @@ def draw(records: list[Record]) -> list[Block]:
             ]
         ),
         Figure(
-            scatter(points, x_label="population", y_label="share of the answer's probability lost", log_x=True, y_limits=(0, 1), outcomes=("forgets", "remembers"), annotate=[f"{star['entity']}, {star['cell']}"]),
+            scatter(points,
+                x_label="population", y_label="share of the answer's probability lost", log_x=True, y_limits=(0, 1),
+                outcomes=("forgets", "remembers"), annotate=[f"{star['entity']}, {star['cell']}"]),
             "The atlas: which countries hang on one neuron",
         ),
         Figure(
-            interval_bars([number(ARM_NAMES[row["arm"]], row["relprob"]) for row in recalls], value_label="probability of the capital, as a share of that with the name"),
+            interval_bars([number(ARM_NAMES[row["arm"]], row["relprob"]) for row in recalls],
+                value_label="probability of the capital, as a share of that with the name"),
             "Recall: the question says X, and the cell is written at it",
             f"Layers set to the mean country, cells moved {_STRENGTH:g} times as far from it as for the country itself.",
         ),
@@ -137,6 +157,7 @@ def draw(records: list[Record]) -> list[Block]:
 
 
 CHAPTER = Chapter(
-    "entity-cells", "The neuron that stands for an entity", "Does a country's capital hang on one neuron, and can that neuron alone bring it back?",
+    "entity-cells", "The neuron that stands for an entity",
+    "Does a country's capital hang on one neuron, and can that neuron alone bring it back?",
     "shammie tour --only entity-cells", measure, draw,
 )  # fmt: skip
