@@ -15,9 +15,9 @@ import torch
 
 from shammie.core.batch import encode, pad, plan_batches
 from shammie.core.model import LanguageModel, load
-from shammie.core.prefix import SharedPrefixes
+from shammie.core.prefix import KeyValues, read
 from shammie.entity_cells.data import load_entities
-from shammie.entity_cells.read import _TOKENS, Layout, read_names
+from shammie.entity_cells.read import _TOKENS, Layout, _batches, _common_length, read_names
 from shammie.entity_cells.texts import templates
 
 MODEL, NAMES, TEMPLATES, EVERY = "smollm2-135m", 200, 2, 8
@@ -40,9 +40,20 @@ class Problem:
     def same_passes(self) -> None:
         """The same forward passes, shared beginnings read once, nothing kept."""
         for sequences in self.ids:
-            prefixes = SharedPrefixes(self.model, sequences, [0] * len(sequences))
-            for members in plan_batches(prefixes.remaining(), tokens=_TOKENS):
-                prefixes.read(members)
+            shared = _common_length(sequences)
+            beginning = KeyValues.empty(1, self.model.device)
+            none = torch.zeros(1, dtype=torch.long)
+            read(self.model, beginning, torch.tensor([sequences[0][:shared]]), None, none, none)
+            for rows in _batches([len(ids) - shared for ids in sequences]):
+                zeros = torch.zeros(len(rows), dtype=torch.long)
+                read(
+                    self.model,
+                    beginning.select(zeros),
+                    torch.tensor([sequences[i][shared:] for i in rows]),
+                    None,
+                    zeros,
+                    zeros,
+                )
 
     def batched(self) -> None:
         """Every prompt in full, in batches, nothing kept."""

@@ -19,7 +19,13 @@ def test_popqa_questions_are_grouped_by_id_not_by_name(tmp_path):
     rows = [
         {**head, "s_uri": "u/1", "possible_answers": '["John Carpenter"]', "s_pop": 9},
         {**head, "s_uri": "u/2", "possible_answers": '["David Green"]', "s_pop": 3},
-        {**genre, "s_uri": "u/1", "possible_answers": ["horror", "slasher"], "s_pop": 9, "s_aliases": '["All Hallows"]'},
+        {
+            **genre,
+            "s_uri": "u/1",
+            "possible_answers": ["horror", "slasher"],
+            "s_pop": 9,
+            "s_aliases": '["All Hallows"]',
+        },
     ]
     path = tmp_path / "popqa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

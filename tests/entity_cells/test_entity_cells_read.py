@@ -17,7 +17,7 @@ from shammie.entity_cells.read import Layout, baseline, read_names
 
 NAMES, TEMPLATES = ["Abo", "Cidedu", "Abofa gh"], ["The a of {}", "The longer word of {}", "The b of {}", "The c of {}"]
 FACTS = [
-    (Fact("r", "The town of Abo is in", ("Land", "Lund")), "Abo"),
+    (Fact("r", "The town of Abo is", ("Land", "Lund")), "Abo"),
     (Fact("r", "Where is Cidedu now? In", ("Xyz",)), "Cidedu"),
 ]
 
@@ -59,12 +59,12 @@ def test_every_row_of_a_batch_has_its_own_changes(family):
     questions = [Question.of(model, fact, name) for fact, name in FACTS]
     value = torch.linspace(-1, 1, model.anatomy.width)
     jobs = [
-        (questions[0], ()), (questions[0], [scaled(1, [3, 5], -2.0)]), (questions[1], [Change(mlp_out(0), shift=value)]),
+        (questions[0], ()), (questions[0], [scaled(1, range(3, 24), -2.0)]), (questions[1], [Change(mlp_out(0), shift=value)]),
         (questions[1], [scaled(0, [1], 0.0), scaled(2, [7], 4.0)]), (questions[0], [scaled(1, [3], -2.0, everywhere=True)]),
     ]  # fmt: skip
     at = [Span(question.entity, question.entity + 1) for question in questions]
     edits = [
-        [], [scale(neurons(1), -2.0, positions=at[0], coordinates=[3, 5])], [replace(mlp_out(0), value, positions=at[1])],
+        [], [scale(neurons(1), -2.0, positions=at[0], coordinates=range(3, 24))], [replace(mlp_out(0), value, positions=at[1])],
         [scale(neurons(0), 0.0, positions=at[1], coordinates=[1]), scale(neurons(2), 4.0, positions=at[1], coordinates=[7])],
         [scale(neurons(1), -2.0, coordinates=[3])],
     ]  # fmt: skip

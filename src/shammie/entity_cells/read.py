@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shammie.core.batch import encode, plan_batches
+from shammie.core.batch import encode
 from shammie.core.errors import DataError, NonFiniteError, UnsupportedModelError
 from shammie.core.harvest import stream
 from shammie.core.model import LanguageModel
 from shammie.core.position import LAST
-from shammie.core.prefix import SharedPrefixes
+from shammie.core.prefix import KeyValues, read
 from shammie.core.site import neurons
 from shammie.entity_cells.equations import Moments
 
@@ -105,22 +105,43 @@ def read_names(
 
 
 def _read_template(model: LanguageModel, layout: Layout, sequences: list[list[int]], moments: Moments) -> None:
-    prefixes = SharedPrefixes(model, sequences, [0] * len(sequences))
-    remaining = prefixes.remaining()
-    for members in plan_batches(remaining, tokens=_TOKENS):
-        rows = torch.tensor(members)
-        last = torch.tensor([remaining[i] - 1 for i in members], device=model.device)
-        counts = moments.count[rows]
+    """Add one prompt of every name. The shared beginning is read once, and names of one length go together, unpadded."""
+    shared = _common_length(sequences)
+    beginning = KeyValues.empty(1, model.device)
+    if shared:
+        row, length = torch.zeros(1, dtype=torch.long), torch.tensor([len(sequences[0])])
+        read(model, beginning, torch.tensor([sequences[0][:shared]], device=model.device), None, row, length)
+    for rows in _batches([len(ids) - shared for ids in sequences]):
+        which = torch.tensor(rows)
+        ids = torch.tensor([sequences[row][shared:] for row in rows], device=model.device)
 
         def keep(
-            layer: int, state: Float[Tensor, "B T F"], rows: Tensor = rows, last: Tensor = last, counts: Tensor = counts
+            layer: int, state: Float[Tensor, "*B F"], which: Tensor = which, counts: Tensor = moments.count
         ) -> None:
-            shaped = state.view(len(rows), -1, state.shape[-1])  # OPT flattens batch and time
-            values = shaped[torch.arange(len(rows), device=state.device), last].float().cpu()
-            moments.add(rows, layout.where(layer), values, counts)
+            values = state.view(len(which), -1, state.shape[-1])[:, -1]  # OPT flattens batch and time
+            moments.add(which, layout.where(layer), values.float().cpu(), counts[which])
 
+        past = KeyValues.empty(len(rows), model.device)
+        if shared:
+            past = beginning.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
         with watching(model, keep):
-            prefixes.read(members)
+            read(model, past, ids, None, which, torch.tensor([len(sequences[row]) for row in rows]))
+
+
+def _common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all begin with, leaving each at least one."""
+    first, end = sequences[0], min(map(len, sequences)) - 1
+    return next((at for at in range(end) if any(ids[at] != first[at] for ids in sequences)), end)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of equal length, as many together as the token budget allows."""
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(length, []).append(row)
+    for length, rows in sorted(groups.items()):
+        size = max(1, _TOKENS // length)
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 @contextmanager
