@@ -156,10 +156,8 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
     for protocol in ("unique", "paper"):
         own = [row for row in results if row.get("protocol") == protocol]
         every = Readings([*facts, *own])
-        chosen = Readings([*facts, *(row for row in own if row["entity"] in first_half)])
-        held = Readings(
-            [*facts, *(row for row in own if row.get("entity") not in first_half or row.get("relation") == "currency")]
-        )
+        chosen = Readings([*facts, *(row for row in own if row.get("entity") in first_half)])
+        held = Readings([*facts, *(row for row in own if _held_out(row, first_half))])
         scale = best_scale(chosen, "capital") if protocol == "unique" else -1.0
         found = [*ablation_summary(every)]
         for part, readings in (("all", every), ("held out", held)):
@@ -188,6 +186,11 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
             }
         )
     return lines
+
+
+def _held_out(row: Record, chosen: set[str]) -> bool:
+    """Readings that no choice was made on, and all cells."""
+    return row["kind"] == "cell" or row.get("entity") not in chosen or row.get("relation") != "capital"
 
 
 def _only(facts: list[Record], own: list[Record], verdicts: dict[str, bool]) -> Readings:
