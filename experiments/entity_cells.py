@@ -158,6 +158,8 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
         every = Readings([*facts, *own])
         chosen = Readings([*facts, *(row for row in own if row.get("entity") in first_half)])
         held = Readings([*facts, *(row for row in own if _held_out(row, first_half))])
+        if not every.ablated:  # a run that was stopped before
+            continue
         scale = best_scale(chosen, "capital") if protocol == "unique" else -1.0
         found = [*ablation_summary(every)]
         for part, readings in (("all", every), ("held out", held)):

@@ -149,7 +149,10 @@ def trust_summary(
     scale: float,
     relations: Sequence[str] | None = None,
 ) -> Record:
-    """Share of entities with a trusted cell, beside the same with each entity given another's cell."""
+    """Share of entities with a trusted cell, beside the same with each entity given another's cell.
+
+    `exclusive`: the cell is trusted and no other entity's cell besides.
+    """
     own = trust(readings, settings, protocol, scale, relations=relations)
     shuffled = trust(readings, settings, protocol, scale, arm="other", relations=relations)
     if not own:
@@ -159,6 +162,7 @@ def trust_summary(
         "kind": "trust", "protocol": protocol, "scale": scale, "relations": relations and list(relations),
         "trusted": proportion(sum(own.values()), len(own)).as_dict(),
         "another_entitys_cell": proportion(sum(shuffled.values()), len(shuffled)).as_dict() if shuffled else None,
+        "exclusive": proportion(sum(own[e] and not readings.cells[e]["shared_by"] for e in own), len(own)).as_dict(),
         "layers": layers, "entities": sorted(entity for entity, passed in own.items() if passed),
     }  # fmt: skip
 

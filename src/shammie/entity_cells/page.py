@@ -140,6 +140,7 @@ def trust_blocks(records: Sequence[Record]) -> list[Block]:
             number("given another's cell", control) if control else None,
         )
     ]
+    cards.append(number("and it is no other entity's cell", main["exclusive"]))
     cards += [
         number(
             f"the same, read on {', '.join(t['relations'])}",
@@ -252,7 +253,7 @@ def depth_blocks(records: Sequence[Record]) -> list[Block]:
     rows = of_kind(records, "depth_curve")
     if not rows:
         return []
-    names = {"residual": "the stream after the layer", "mlps": "all MLPs up to the layer"}
+    names = {"residual": "stream after it", "mlps": "MLPs up to it"}
     series = {
         name: [sample(row["layer"], row["relprob"]) for row in rows if row["arm"] == arm] for arm, name in names.items()
     }

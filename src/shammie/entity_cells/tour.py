@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _RELATION = "capital"
+_READINGS = ("untouched", "ablated", "other", "placeholder", "injected")
 _SCALE, _STRENGTH = -3.0, 8.0  # in the test of the card these do most against their controls
 
 
@@ -83,12 +84,11 @@ def _entities(readings: Readings, entities: list[Entity], cells: Cells, numbers:
     for entity in numbers:
         name = cells.names[entity]
         key = (name, _RELATION)
-        arms = {arm: readings.ablated[arm, _SCALE, False].get(key) for arm in ("own", "other")}
         yield {
             "kind": "entity", "entity": name, "cell": cells.findings[entity]["cell"], "popularity": entities[entity].popularity,
             "answer": entities[entity].facts[0].answers[0], "untouched": readings.facts[key]["p"],
-            "ablated": arms["own"]["p"] if arms["own"] else None,
-            "other": arms["other"]["p"] if arms["other"] else None,
+            "ablated": readings.ablated["own", _SCALE, False][key]["p"],
+            "other": readings.ablated["other", _SCALE, False][key]["p"],
             "placeholder": readings.facts[key]["placeholder"]["p"],
             "injected": readings.injected["own_group", _STRENGTH][key]["p"],
         }  # fmt: skip
@@ -113,7 +113,7 @@ def draw(records: list[Record]) -> list[Block]:
         for e in entities
     ]
     rows = [
-        [e["entity"], e["cell"], e["answer"], e["untouched"], e["ablated"], e["other"], e["placeholder"], e["injected"]]
+        [e["entity"], e["cell"], e["answer"], *(round(e[name], 3) for name in _READINGS)]
         for e in sorted(entities, key=lambda e: e["ablated"] / e["untouched"])
     ]
     columns = [
