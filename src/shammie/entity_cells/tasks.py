@@ -40,7 +40,7 @@ def prepare_localize(config: CellsLocalize) -> Task:
 
     def estimate() -> dict[str, Any]:
         rows = len(names) + config.settings.anonymous
-        size = f"{8 * 4 * rows * layout.total / 2**30:.1f} GB"
+        size = f"{12 * 4 * rows * layout.total / 2**30:.1f} GB"
         return {
             "entities": len(names),
             "prompts": rows * config.settings.templates,
