@@ -90,7 +90,7 @@ class Reference:
         return torch.where(among, self.top[self.rank], self.top[self.rank - 1])
 
 
-def uniqueness(own: Float[Tensor, " N"], others: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+def uniqueness(own: Float[Tensor, "*N"], others: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """How many times as far from the baseline a neuron is for this name as for the others' quantile."""
     return own / (others + EPSILON)
 
