@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 from shammie.core.site import Site
 from shammie.mfa.em import Pass, fit_em, gather, reseed
-from shammie.mfa.equations import Parameters, covariance, maximize, penalty, readout, table, joint_log_density, varimax
+from shammie.mfa.equations import Parameters, covariance, joint_log_density, maximize, penalty, readout, table, varimax
 from shammie.mfa.expectation import Expectation, leading_dimensions
 from shammie.mfa.mixture import make_mixture
 from shammie.mfa.planted import Toy, recovery
@@ -34,7 +34,9 @@ def oracle(mixture, x):
     for k in range(len(mixture.weights)):
         noise = mixture.noise[k if len(mixture.noise) > 1 else 0]
         dense = covariance(mixture.loadings[k], noise).numpy()
-        rows.append(multivariate_normal(mixture.means[k].numpy(), dense).logpdf(x.numpy()) + float(mixture.weights[k].log()))
+        rows.append(
+            multivariate_normal(mixture.means[k].numpy(), dense).logpdf(x.numpy()) + float(mixture.weights[k].log())
+        )
     return torch.tensor(np.stack(rows, 1))
 
 
@@ -56,7 +58,9 @@ def test_float32_keeps_its_digits_far_from_zero():
     x = far.means[:1] + torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     single = Parameters(*(part.float() for part in far))
     step = Expectation(single, None, 4)
-    torch.testing.assert_close(step.posterior(x.float()).joint.double(), Expectation(far, None, 4).posterior(x).joint, atol=5e-3, rtol=0)
+    torch.testing.assert_close(
+        step.posterior(x.float()).joint.double(), Expectation(far, None, 4).posterior(x).joint, atol=5e-3, rtol=0
+    )
 
 
 def test_all_dimensions_as_screen_lose_nothing_and_few_lose_little():
@@ -106,7 +110,9 @@ def test_one_component_is_factor_analysis():
 
 def test_without_much_covariance_it_is_a_gaussian_mixture():
     _, x, _ = Toy(components=3, rank=1, width=6, tokens=1500, spread=0.05, distance=8).draw(5)
-    settings = MfaSettings(3, 1, noise="component", ridge=1e3, passes=60, tolerance=1e-8, screen=0, candidates=3, restarts=4)
+    settings = MfaSettings(
+        3, 1, noise="component", ridge=1e3, passes=60, tolerance=1e-8, screen=0, candidates=3, restarts=4
+    )
     *_, last = fit_em(TensorSource(x.double(), held_out=0.0), settings)
     theirs = GaussianMixture(3, covariance_type="diag", n_init=4, random_state=0).fit(x.numpy()).score(x.numpy())
     assert abs(-last.train - theirs) < 0.02
@@ -114,7 +120,7 @@ def test_without_much_covariance_it_is_a_gaussian_mixture():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_regions_are_found(seed):
-    truth, x, _ = Toy().draw(seed)
+    truth, x, _ = Toy(distance=9.0).draw(seed)
     settings = MfaSettings(6, 2, ridge=1.0, passes=60, tolerance=1e-6, screen=8, candidates=4, restarts=4, seed=seed)
     *_, last = fit_em(TensorSource(x, seed=seed), settings)
     found = recovery(truth, last.mixture)
@@ -142,6 +148,8 @@ def test_varimax_turns_without_changing_the_density():
     one, other = (joint_log_density(x, table(m, readout(m), origin)) for m in (mixture, turned))
     torch.testing.assert_close(one, other)
     simple = torch.eye(12, 3, dtype=torch.float64)[torch.randperm(12, generator=torch.Generator().manual_seed(1))]
-    mixed = simple @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))).Q
+    mixed = (
+        simple @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))).Q
+    )
     again = (mixed @ varimax(mixed)).abs()
     torch.testing.assert_close(again.sum(1), again.amax(1), atol=1e-4, rtol=1e-4)

@@ -48,10 +48,14 @@ def start(source: Source, settings: MfaSettings) -> Parameters:
     Errors: DataError for fewer tokens than components or constant activations; ShammieError where R >= D.
     """
     if settings.rank >= source.width:
-        raise ShammieError(f"rank {settings.rank} leaves no noise in {source.width} dimensions; choose a smaller --rank")
+        raise ShammieError(
+            f"rank {settings.rank} leaves no noise in {source.width} dimensions; choose a smaller --rank"
+        )
     x = sample(source, max(settings.start_tokens, settings.components))
     if len(x) < settings.components:
-        raise DataError(f"{len(x)} training tokens cannot fill {settings.components} components; give more texts or fewer components")
+        raise DataError(
+            f"{len(x)} training tokens cannot fill {settings.components} components; give more texts or fewer components"
+        )
     generator = torch.Generator().manual_seed(settings.seed)
     centre = x.mean(0)
     x = x - centre
@@ -72,13 +76,19 @@ def expectation(mixture: Parameters, settings: MfaSettings) -> Expectation:
 
 
 def mean_negative_log_likelihood(
-    mixture: Parameters, source: Source, settings: MfaSettings, part: Part = "held_out", processes: Processes | None = None
+    mixture: Parameters,
+    source: Source,
+    settings: MfaSettings,
+    part: Part = "held_out",
+    processes: Processes | None = None,
 ) -> float | None:
     """Nats a token; None where the part has no tokens."""
     processes = processes or Processes()
     step, sums = expectation(mixture, settings), torch.zeros(2, dtype=torch.float64)
     for x in blocks(source, part, 0, processes):
-        sums += torch.stack([step.posterior(x).log_density.double().sum().cpu(), torch.tensor(float(len(x)), dtype=torch.float64)])
+        sums += torch.stack(
+            [step.posterior(x).log_density.double().sum().cpu(), torch.tensor(float(len(x)), dtype=torch.float64)]
+        )
     total, count = processes.sum(sums).tolist()
     return -total / count if count else None
 
@@ -113,9 +123,7 @@ def converged(former: Pass, last: Pass, tolerance: float) -> bool:
     return before is not None and after is not None and before - after < tolerance * abs(before)
 
 
-def gather(
-    last: Pass, source: Source, settings: MfaSettings, processes: Processes
-) -> tuple[Statistics, float]:
+def gather(last: Pass, source: Source, settings: MfaSettings, processes: Processes) -> tuple[Statistics, float]:
     """Sufficient statistics of all training tokens, block by block, and their mean negative log-likelihood."""
     step = expectation(last.mixture, settings)
     sums, statistics = torch.zeros(2, dtype=torch.float64), Statistics.empty(last.mixture)

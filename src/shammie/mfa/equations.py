@@ -71,7 +71,7 @@ def table(mixture: Parameters, known: Readout, origin: Float[Tensor, " D"]) -> T
 
 
 def joint_log_density(x: Float[Tensor, "B D"], known: Table) -> Float[Tensor, "B K"]:
-    """log weight_k + log N_k(x) of every token and component: R + 1 matrix products of B x D by D x K."""
+    """Log weight_k + log N_k(x) of every token and component: R + 1 matrix products of B x D by D x K."""
     y = x - known.origin
     joint = torch.addmm(known.constant, y, known.scaled_means)
     joint.sub_(0.5 * (y.square() @ known.precision))
@@ -85,7 +85,7 @@ def component_log_density(
     difference: Float[Tensor, "B D"], precision: Float[Tensor, " D"], readout: Float[Tensor, "D R"],
     constant: Float[Tensor, ""],
 ) -> Float[Tensor, " B"]:  # fmt: skip
-    """log weight + log N of one component from x - mean, without cancellation."""
+    """Log weight + log N of one component from x - mean, without cancellation."""
     along = (difference @ readout).square().sum(-1)
     return constant - 0.5 * (difference.square() @ precision - along)
 
@@ -137,7 +137,9 @@ def maximize(statistics: Statistics, ridge: float, former: Parameters) -> Parame
     jitter = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] * torch.eye(rank + 1).to(gram)
     factor = torch.linalg.cholesky(gram + penalty + jitter)
     solved = torch.cholesky_solve(statistics.cross.transpose(1, 2).to(gram), factor).transpose(1, 2)
-    residual = statistics.square - _by_noise((solved * statistics.cross).sum(-1) * alive[:, None], len(statistics.square))
+    residual = statistics.square - _by_noise(
+        (solved * statistics.cross).sum(-1) * alive[:, None], len(statistics.square)
+    )
     share = counts.sum() if len(statistics.square) == 1 else counts.clamp(min=1)[:, None]
     noise = residual / share
     noise = noise.clamp(min=float(NOISE_FLOOR * noise.max()))

@@ -39,7 +39,7 @@ class Posterior:
 
     @property
     def log_density(self) -> Float[Tensor, " B"]:
-        """log p(x), of the candidates alone where components were screened."""
+        """Log p(x), of the candidates alone where components were screened."""
         return self.joint.logsumexp(-1)
 
     @property
@@ -88,7 +88,9 @@ class Expectation:
 
     def _candidates(self, x: Tensor) -> Tensor:
         if self.screen is None:
-            return torch.cat([self.dense(rows).topk(self.candidates, sorted=False).indices for rows in x.split(self._rows)])
+            return torch.cat(
+                [self.dense(rows).topk(self.candidates, sorted=False).indices for rows in x.split(self._rows)]
+            )
         y = (x - self.origin) @ self.screen
         scores = (joint_log_density(rows, self._seen) for rows in y.split(self._rows))
         return torch.cat([score.topk(self.candidates, sorted=False).indices for score in scores])

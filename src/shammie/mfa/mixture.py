@@ -45,7 +45,7 @@ class Mixture(Pretrained):
         return Expectation(self.parameters, screen, self.settings.candidates)
 
     def log_density(self, x: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """log p(x) in nats, over all components."""
+        """Log p(x) in nats, over all components."""
         return self.expectation.dense(self._checked(x)).logsumexp(-1)
 
     def responsibilities(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
@@ -102,7 +102,9 @@ class Mixture(Pretrained):
     def check_component(self, component: int) -> None:
         """Raise ShammieError for a component that is not there."""
         if not 0 <= component < len(self.weights):
-            raise ShammieError(f"region {component} does not exist; this mixture has regions 0 to {len(self.weights) - 1}")
+            raise ShammieError(
+                f"region {component} does not exist; this mixture has regions 0 to {len(self.weights) - 1}"
+            )
 
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model with other weights than those whose activations were fitted."""
@@ -114,7 +116,9 @@ class Mixture(Pretrained):
 
     def _checked(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.means.shape[1]:
-            raise MismatchError(f"the mixture is of width {self.means.shape[1]}, but the states have {x.shape[-1]} dimensions")
+            raise MismatchError(
+                f"the mixture is of width {self.means.shape[1]}, but the states have {x.shape[-1]} dimensions"
+            )
         return x.to(self.means)
 
 
@@ -123,7 +127,11 @@ def make_mixture(parameters: Parameters, settings: MfaSettings, site: Site, prov
     order = parameters.weights.argsort(descending=True, stable=True)
     weights, means, loadings, noise = parameters
     return Mixture(
-        str(site), settings, weights[order], means[order], loadings[order], noise[order] if len(noise) > 1 else noise, provenance
+        str(site),
+        settings,
+        weights[order],
+        means[order],
+        loadings[order],
+        noise[order] if len(noise) > 1 else noise,
+        provenance,
     )
-
-

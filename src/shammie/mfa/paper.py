@@ -104,7 +104,9 @@ def fit_paper(source: Source, settings: MfaSettings, processes: Processes | None
     if processes is not None and processes.world > 1:
         raise ShammieError("the paper's trainer runs in one process; launch it alone or use --trainer em")
     if settings.rank >= source.width:
-        raise ShammieError(f"rank {settings.rank} leaves no noise in {source.width} dimensions; choose a smaller --rank")
+        raise ShammieError(
+            f"rank {settings.rank} leaves no noise in {source.width} dimensions; choose a smaller --rank"
+        )
     scaled = _Scaled(source, settings) if settings.standardize else None
     generator = torch.Generator().manual_seed(settings.seed)
     module = Module(projected_centroids(scaled or source, settings, generator), settings, generator)

@@ -91,7 +91,9 @@ def _score(distance: float | None, seed: int) -> float:
     source = TensorSource(x, held_out=0.3, seed=seed % 1000)
     nats = []
     for components in (1, 2):
-        settings = MfaSettings(components, rank=2, passes=12, ridge=1.0, screen=0, candidates=components, restarts=2, seed=seed % 1000)
+        settings = MfaSettings(
+            components, rank=2, passes=12, ridge=1.0, screen=0, candidates=components, restarts=2, seed=seed % 1000
+        )
         best = best_of(fit_em(source, settings))
         assert best.held_out is not None
         nats.append(best.held_out)

@@ -30,7 +30,9 @@ class Processes:
         try:
             from accelerate import PartialState
         except ImportError:
-            raise BackendError("several processes need accelerate, which is not installed; pip install 'shammie[train]'") from None
+            raise BackendError(
+                "several processes need accelerate, which is not installed; pip install 'shammie[train]'"
+            ) from None
         state = PartialState(cpu=not torch.accelerator.is_available())
         return cls(state.process_index, state.num_processes)
 

@@ -60,3 +60,34 @@ class MfaSettings:
             raise ShammieError(
                 "--held-out must be below 1 and not negative, --tolerance and --ridge not negative, --learning-rate positive"
             )
+
+
+@dataclass(frozen=True)
+class LocalizeSettings:
+    """How interchange interventions are learned; the paper's benchmark's values."""
+
+    epochs: int = 3
+    """Passes over the training pairs."""
+    batch: int = 32
+    """Pairs a step."""
+    mask_rate: float = 0.05
+    """Learning rate of masks and rotations."""
+    sparsity: float = 1e-4
+    """Weight of the masks' size."""
+    das_features: int = 32
+    """Dimensions that DAS exchanges."""
+    train_pairs: int = 256
+    """Pairs to learn from."""
+    test_pairs: int = 128
+    """Pairs to score."""
+    seed: int = 0
+    """Of pairs, orders and rotations."""
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.epochs, self.batch, self.das_features, self.train_pairs, self.test_pairs) < 1
+            or self.mask_rate <= 0
+        ):
+            raise ShammieError(
+                "--epochs, --batch, --das-features and the numbers of pairs must be at least 1, --mask-rate positive"
+            )

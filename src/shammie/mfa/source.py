@@ -87,7 +87,9 @@ class ShardSource:
     def __post_init__(self) -> None:
         if self.site not in self.activations.sites:
             known = ", ".join(map(str, self.activations.sites))
-            raise MismatchError(f"{self.activations.directory} holds states of {known}, not of {self.site}; name one of these")
+            raise MismatchError(
+                f"{self.activations.directory} holds states of {known}, not of {self.site}; name one of these"
+            )
 
     @property
     def width(self) -> int:
