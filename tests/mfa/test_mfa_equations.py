@@ -100,7 +100,7 @@ def test_the_penalized_likelihood_never_falls(noise):
 
 
 def test_one_component_is_factor_analysis():
-    truth, x, _ = Toy(components=1, rank=2, width=10, tokens=2000).draw(4)
+    _, x, _ = Toy(components=1, rank=2, width=10, tokens=2000).draw(4)
     settings = MfaSettings(1, 2, ridge=0.0, passes=150, tolerance=1e-9, screen=0, held_out=0.0)
     *_, last = fit_em(TensorSource(x.double(), held_out=0.0), settings)
     ours = -last.train

@@ -116,9 +116,9 @@ class Statistics(NamedTuple):
     def empty(cls, mixture: Parameters) -> Statistics:
         """Of no tokens; the small ones are summed in float64."""
         count, width, rank = mixture.loadings.shape
-        like = {"dtype": torch.float64, "device": mixture.means.device}
         cross = torch.zeros(count, width, rank + 1).to(mixture.means)
-        return cls(cross, torch.zeros(count, rank + 1, rank + 1, **like), torch.zeros(mixture.noise.shape, **like))
+        gram = torch.zeros(count, rank + 1, rank + 1, dtype=torch.float64, device=cross.device)
+        return cls(cross, gram, torch.zeros_like(mixture.noise, dtype=torch.float64))
 
 
 def maximize(statistics: Statistics, ridge: float, former: Parameters) -> Parameters:

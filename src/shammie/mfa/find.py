@@ -41,7 +41,7 @@ def find(
     lines = []
     for row, position in enumerate(read.position.tolist()):
         best = int(components[row, 0])
-        turned, rotation = principal_loadings(mixture, best)
+        _, rotation = principal_loadings(mixture, best)
         coordinates = (z[row] @ rotation)[:3]
         lines.append({
             "kind": "token", "position": position, "token": token_text(model, int(batch.ids[0, position])),

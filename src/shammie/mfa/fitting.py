@@ -110,8 +110,8 @@ def _source(
         states = open_states(Path(config.source))
         site = Site.parse(config.site) if config.site else states.sites[0]
         if config.site is None and len(states.sites) > 1:
-            known = ", ".join(map(str, states.sites))
-            raise ShammieError(f"{config.source} holds states of several sites; choose one with --site ({known})")
+            held = ", ".join(map(str, states.sites))
+            raise ShammieError(f"{config.source} holds states of several sites; choose one with --site ({held})")
         known = {
             name: states.index[name] for name in ("model", "model_hash", "texts_sha256", "positions", "max_tokens")
         }

@@ -63,18 +63,8 @@ def prepare_localize(config: MfaLocalize) -> Task:
             for hit, moves in zip(right, changed, strict=True):
                 both["changed" if moves else "kept_answer"].append(hit)
             shares = {f"{name}_right": round(sum(hits) / len(hits), 4) for name, hits in both.items() if hits}
-            run.record(
-                key,
-                {
-                    "kind": "interchange",
-                    "task": config.task,
-                    "featurizer": key,
-                    **found.as_dict(),
-                    **shares,
-                    **features,
-                    **counts,
-                },
-            )
+            record = {"kind": "interchange", "task": config.task, "featurizer": key, **found.as_dict()}
+            run.record(key, {**record, **shares, **features, **counts})
         return 0
 
     inputs = {"model": model.hash, "fit": mixture.provenance}

@@ -83,7 +83,7 @@ def _unit(count: int, width: int, generator: torch.Generator) -> Tensor:
 def _score(distance: float | None, seed: int) -> float:
     """Nats a token by which two regions beat one held out; nothing planted is one region with the same covariance."""
     toy = Toy(components=2, rank=1, width=12, tokens=600, spread=2.0, distance=distance or 0.0)
-    truth, x, _ = toy.draw(seed)
+    _, x, _ = toy.draw(seed)
     if distance is None:
         spread = torch.cov(x.T)
         generator = torch.Generator().manual_seed(seed)
@@ -92,7 +92,7 @@ def _score(distance: float | None, seed: int) -> float:
     nats = []
     for components in (1, 2):
         settings = MfaSettings(
-            components, rank=2, passes=12, ridge=1.0, screen=0, candidates=components, restarts=2, seed=seed % 1000
+            components, 2, passes=12, ridge=1.0, screen=0, candidates=components, restarts=2, seed=seed % 1000
         )
         best = best_of(fit_em(source, settings))
         assert best.held_out is not None

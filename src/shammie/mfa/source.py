@@ -29,10 +29,14 @@ _TEXTS = 64  # texts that the model reads at a time
 class Source(Protocol):
     """What fits read."""
 
-    width: int
+    @property
+    def width(self) -> int:
+        """D."""
+        ...
 
     def blocks(self, part: Part, number: int) -> Iterator[Float[Tensor, "B D"]]:
         """Float32 activations of a part in the order of pass `number`; blocks of unequal length."""
+        ...
 
 
 def held_out_texts(texts: int, share: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
