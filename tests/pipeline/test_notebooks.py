@@ -9,7 +9,10 @@ from transformers.utils.logging import disable_progress_bar
 from pico import build
 
 ROOT = Path(__file__).parents[2]
-TINY = {"rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"'}
+TINY = {
+    "mfa": 'MODEL, LAYER, REGIONS, RANK, STEP = "model", 1, 4, 2, 24',
+    "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
+}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

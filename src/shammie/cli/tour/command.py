@@ -26,6 +26,7 @@ CHAPTERS: dict[str, str] = {
     "exact": "shammie.cli.tour.exact",
     "rotate": "shammie.rotate.tour",
     "ember": "shammie.ember.tour",
+    "mfa": "shammie.mfa.tour",
 }
 _SECONDS = {
     "who": 10,
@@ -35,6 +36,7 @@ _SECONDS = {
     "exact": 10,
     "rotate": 40,
     "ember": 45,
+    "mfa": 40,
 }  # two cores, reduced
 
 
