@@ -109,16 +109,16 @@ def density(bench: Bench) -> list[Record]:
     held, x = bench.held(), sample(bench.source, bench.plan.tokens)
     generator = torch.Generator().manual_seed(0)
     rank = bench.mixture.loadings.shape[2]
-    lines = [_line(bench, held, "mfa", bench.numbers, bench.mixture.parameters, bench.mixture.reconstruct)]
+    lines = [_line(held, "mfa", bench.numbers, bench.mixture.parameters, bench.mixture.reconstruct)]
     for dimensions in (rank + 1, 64):
         pca = Principal.fit(x, dimensions)
-        lines.append(_line(bench, held, f"pca {dimensions}", dimensions, pca.mixture(), pca.reconstruct))
+        lines.append(_line(held, f"pca {dimensions}", dimensions, pca.mixture(), pca.reconstruct))
     cells = cells_as_mixture(x, min(bench.numbers, len(x) // 8), 8, False, generator)
     count = len(cells.weights)
-    lines.append(_line(bench, held, "k-means", count, cells, lambda rows: nearest(rows, cells.means)))
-    lines.append(_line(bench, held, "diagonal Gaussians", bench.numbers // 2, *_diagonal(bench, x, generator)))
+    lines.append(_line(held, "k-means", count, cells, lambda rows: nearest(rows, cells.means)))
+    lines.append(_line(held, "diagonal Gaussians", bench.numbers // 2, *_diagonal(bench, x, generator)))
     sae = bench.sae()
-    lines.append(_line(bench, held, f"top-{rank + 1} autoencoder", bench.numbers, None, sae))
+    lines.append(_line(held, f"top-{rank + 1} autoencoder", bench.numbers, None, sae))
     return lines
 
 
@@ -141,7 +141,7 @@ def _diagonal(bench: Bench, x: torch.Tensor, generator: torch.Generator) -> tupl
     return found, lambda rows: nearest(rows, found.means)
 
 
-def _line(bench: Bench, held: HeldOut, name: str, directions: int, mixture: Parameters | None, rebuild: Any) -> Record:
+def _line(held: HeldOut, name: str, directions: int, mixture: Parameters | None, rebuild: Any) -> Record:
     error = held.mean(squared_error(held, rebuild)).as_dict()
     nll = None
     if mixture is not None:
@@ -210,7 +210,8 @@ def steering(bench: Bench) -> list[Record]:
         for name, strength, edit in edits:
             found = effect(edit, CONCEPTS[kind][:8])
             lines.append({
-                "kind": "steering", "name": kind, "method": name, "strength": strength, "concept": round(float(found.concept.mean()), 4),
+                "kind": "steering", "name": kind, "method": name, "strength": strength,
+                "concept": round(float(found.concept.mean()), 4),
                 "fluency": round(float(found.fluency.mean()), 4),
             })  # fmt: skip
     return [*lines, *_compared(lines)]
@@ -222,7 +223,11 @@ def _compared(lines: list[Record]) -> list[Record]:
     for method in dict.fromkeys(line["method"] for line in lines):
         best = []
         for kind in CONCEPTS:
-            own = [l["concept"] for l in lines if (l["method"], l["name"]) == (method, kind) and l["fluency"] >= -COST]
+            own = [
+                line["concept"]
+                for line in lines
+                if (line["method"], line["name"]) == (method, kind) and line["fluency"] >= -COST
+            ]
             best.append(max([*own, 0.0]))
         found.append(
             {"kind": "steering at equal cost", "method": method, "cost": COST, **mean_interval(best, None, 0).as_dict()}

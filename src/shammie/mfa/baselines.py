@@ -83,7 +83,7 @@ class SparseAutoencoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features))
         self.centre = nn.Parameter(torch.zeros(width))
         self.active = active
-        self.register_buffer("scale", torch.ones(()))
+        self.scale = 1.0
 
     def codes(self, x: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor]:
         """The k largest activations of each token and their features [B, k]."""
@@ -116,7 +116,7 @@ class SparseAutoencoder(nn.Module):
             for block in source.blocks("train", epoch + 1):
                 if not begun:
                     centre = block.mean(0)
-                    module.scale.copy_((block - centre).square().mean().sqrt())
+                    module.scale = float((block - centre).square().mean().sqrt())
                     module.centre.data.copy_(centre / module.scale)
                     begun = True
                 for x in block.split(batch):
