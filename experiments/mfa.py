@@ -42,15 +42,15 @@ from shammie.mfa.structure import agreement, cycle, mention_states
 from shammie.mfa.tasks import build
 
 Record = dict[str, Any]
-PROMPTS = ("I think that", "She told me about", "Yesterday we talked about", "The next one is", "He wrote the word")
+PROMPTS = ("I think that", "Yesterday we talked about", "The next one is")
 NEUTRAL = (
     ("The river runs through the valley", " and joins the sea a few miles south of the old town."),
     ("She closed the book and", " looked out of the window for a long time before she spoke."),
     ("The machine is cleaned once a week", " so that dust does not settle on the parts that move."),
     ("Most people in the village", " work in the fields or in the small factory near the bridge."),
 )  # fmt: skip
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.6)
-NORMS = (0.1, 0.2, 0.4, 0.6, 0.9)  # of the mean norm of a centred state
+ALPHAS = (0.1, 0.2, 0.3, 0.4)
+NORMS = (0.15, 0.3, 0.5, 0.8)  # of the mean norm of a centred state
 COST = 0.5  # nats a token of neutral text that a method may cost where methods are compared
 
 
@@ -58,10 +58,11 @@ COST = 0.5  # nats a token of neutral text that a method may cost where methods 
 class Plan:
     """How much is measured."""
 
-    tokens: int = 200_000
-    held_out: int = 20_000
+    tokens: int = 100_000
+    """Of which baselines are made; the autoencoder reads all."""
+    held_out: int = 10_000
     epochs: int = 2
-    pairs: int = 192
+    pairs: int = 128
     gmm_iterations: int = 4
     seeds: int = 2
 
@@ -208,7 +209,7 @@ def steering(bench: Bench) -> list[Record]:
             unit = direction / direction.norm()
             edits += [(name, s, add(mixture.at(), unit, strength=s * size)) for s in NORMS]
         for name, strength, edit in edits:
-            found = effect(edit, CONCEPTS[kind][:8])
+            found = effect(edit, CONCEPTS[kind][:6])
             lines.append({
                 "kind": "steering", "name": kind, "method": name, "strength": strength,
                 "concept": round(float(found.concept.mean()), 4),
