@@ -100,4 +100,4 @@ def _score(distance: float | None, seed: int) -> float:
     return nats[0] - nats[1]
 
 
-POWER = PowerTest(_score, difficulties=(6.0, 5.0, 4.0, 3.0, 2.0, 1.0), middle=4.0)
+POWER = PowerTest(_score, difficulties=(4.0, 3.0, 2.0, 1.5, 1.0, 0.5), middle=2.0)
