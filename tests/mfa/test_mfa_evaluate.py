@@ -13,6 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from pico import build
 from shammie.core.errors import DataError, NonFiniteError
+from shammie.core.score import choose
 from shammie.core.site import Site
 from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture, nearest
 from shammie.mfa.concepts import CONCEPTS, mentions
@@ -25,7 +26,7 @@ from shammie.mfa.settings import LocalizeSettings, MfaSettings
 from shammie.mfa.source import TensorSource, held_out_texts, sample
 from shammie.mfa.steer import steer
 from shammie.mfa.structure import cycle, mention_states, normalized_information
-from shammie.mfa.tasks import Pair, city_questions, pairs_of, read_choices, read_ravel
+from shammie.mfa.tasks import Pair, choice_questions, city_questions, known, pairs_of, read_choices, read_ravel
 
 SITE = Site("residual", 1)
 
@@ -184,6 +185,13 @@ def test_pairs_exchange_or_keep(tmp_path):
     (tmp_path / "bad.jsonl").write_text(json.dumps(choice))
     with pytest.raises(DataError, match="line 1"):
         read_choices(tmp_path / "bad.jsonl")
+
+
+def test_known_questions_are_those_answered_rightly():
+    model = build("gemma", hidden_size=32)
+    asked = choice_questions(12, 0)
+    right = [q for q in asked if q.answers[choose(model, q.prompt, q.answers)[0]] == q.answer]
+    assert known(model, asked) == right
 
 
 def test_bad_activations_are_refused():

@@ -16,7 +16,7 @@ from shammie.core import files
 from shammie.core.data import load_records
 from shammie.core.errors import DataError, ShammieError
 from shammie.core.model import LanguageModel
-from shammie.core.score import choose
+from shammie.core.score import score
 
 TASKS = ("continent", "language", "pointer")
 _CONTINENTS = {
@@ -98,7 +98,13 @@ def choice_questions(count: int, seed: int) -> list[Question]:
 
 def known(model: LanguageModel, questions: Sequence[Question]) -> list[Question]:
     """The questions that the model answers rightly, by log-likelihood of the listed answers."""
-    return [q for q in questions if q.answers[choose(model, q.prompt, q.answers)[0]] == q.answer]
+    scored = iter(score(model, [(q.prompt, answer) for q in questions for answer in q.answers]))
+    found = []
+    for question in questions:
+        own = {answer: next(scored).log_probability for answer in question.answers}
+        if max(own, key=lambda answer: own[answer]) == question.answer:
+            found.append(question)
+    return found
 
 
 def pairs_of(changing: Sequence[Question], keeping: Sequence[Question], count: int, seed: int) -> list[Pair]:
