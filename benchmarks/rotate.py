@@ -19,14 +19,14 @@ from shammie.rotate.equations import Objective
 from shammie.rotate.neurons import Population, read_rows
 from shammie.rotate.paper import PaperSettings
 from shammie.rotate.pursue import Pursuit
-from shammie.rotate.settings import RotateSettings
+from shammie.rotate.settings import RotateSettings, Solver
 from shammie.rotate.solution import Solution
 from shammie.rotate.tokens import TokenSpace, token_space
 
 MODEL, LAYER, NEURONS, SUBSAMPLE = "smollm2-135m", 12, 64, 16
 BEST_RATE, BEST_STEPS = 1e-2, 600
 GEMMA = (262_144, 640)  # tokens and width
-GROUPS = ("paper", "best", "floor", "memory")
+GROUPS = ("paper", "best", "floor", "anchored", "memory")
 
 
 class Problem:
@@ -104,6 +104,17 @@ def measure_floor(report: common.Report, problem: Problem, ours: list[float], so
     report.add(common.Line("CPU time: fast / its products alone", common.ratio(ours, floor), None, "x", note))
 
 
+def measure_anchored(report: common.Report, problem: Problem) -> None:
+    """The default solver beside `fast`, each as a fit uses it: one channel with its evidence."""
+    population, generator = Population.of(problem.w), torch.Generator()
+    sides: list[Solver] = ["anchored", "fast"]
+    pursuits = [Pursuit(problem.space, population, RotateSettings(solver=side, channels=1)) for side in sides]
+    rounds = [[cpu_seconds(lambda: p(problem.w, generator))[0] / NEURONS for p in pursuits] for _ in range(6)]  # noqa: B023
+    ours, other = (list(side) for side in zip(*rounds[1:], strict=True))
+    note = f"{sum(ours) / len(ours):.4f} s a neuron and channel against {sum(other) / len(other):.4f} s"
+    report.add(common.Line("CPU time: anchored / fast", common.ratio(ours, other), None, "x", note))
+
+
 def measure_memory(report: common.Report) -> None:
     for side in ("anchored", "fast"):
         peak = common.peaks(__file__, [side])[side]
@@ -135,6 +146,8 @@ def main() -> int:
     ours, solved = measure_fast(problem, max(5, args.repeats))
     if "floor" in args.only:
         measure_floor(report, problem, ours, solved)
+    if "anchored" in args.only:
+        measure_anchored(report, problem)
     if "best" in args.only:
         settings = PaperSettings(learning_rate=BEST_RATE, max_steps=BEST_STEPS)
         against_paper(report, problem, ours, solved, settings, 1 / 20, "the same optimizer at its best learning rate")

@@ -186,8 +186,7 @@ def _contexts(bench: Bench, row: int) -> tuple[list[list[int]], torch.Tensor]:
 
 def _stability(bench: Bench, fitter: Fitter, found: Channels) -> Iterator[Record]:
     """The same neurons from other starts."""
-    reader = Reader(bench.model, replace(fitter.reader.settings, seed=1))
-    reader._spaces = fitter.reader._spaces
+    reader = fitter.reader.under(replace(fitter.reader.settings, seed=1))
     again = Fitter(reader, fitter.layer, fitter.part).search(bench.neurons)
     for row, neuron in enumerate(bench.neurons):
         tokens = [fitter.space.cosines(f.vectors[row]).abs().topk(50).indices for f in (found, again)]

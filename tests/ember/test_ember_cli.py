@@ -17,6 +17,7 @@ from shammie.cli.main import main
 from shammie.core.model import load
 from shammie.core.patch import WeightPatch
 from shammie.core.run import read_run
+from shammie.ember.recipes import recipe
 
 SOURCE = Path(__file__).parents[2] / "src"
 ERASE = ("erase", "model", "--concept", "pack.json", "--formats", "choice", "--deltas", 1, 2, 5, *FLAGS)
@@ -130,11 +131,22 @@ def refused(place, capsys, monkeypatch):
         (("--least-keyness", 9999), "lower votes or least_keyness"),
         (("--deltas", 1e39), "infinite or NaN"),
         (("--limit", 1), "at least 2"),
+        (("--recipe", "gemma-2-2b"), "brings its own settings"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_no_checkpoint(refused, tmp_path, words, says):
     common = ("model", "--concept", "pack.json", "--formats", "choice", "--checkpoint", "no-checkpoint", *FLAGS)
     assert says in refused("erase", *common, *words, "--output-dir", tmp_path / "run")
+
+
+def test_recipes_are_the_papers_and_others_are_refused(refused, tmp_path):
+    line = ("erase", "model", "--concept", "pack.json", "--recipe")
+    assert "there are gemma-2-2b, llama-3.1-8b" in refused(*line, "magic", "--output-dir", tmp_path / "run")
+    found = {name: recipe(name) for name in ("gemma-2-2b", "llama-3.1-8b")}
+    assert [s.factorization.features for s in found.values()] == [100, 200]
+    for settings in found.values():
+        assert (settings.factorizations, settings.select.criteria, settings.select.ratio) == (1, ("ratio",), 2.0)
+        assert (settings.factorization.share, settings.factorization.patience) == (0.01, 500)
 
 
 def test_unknown_words_and_leaks_are_refused(refused, place, tmp_path):

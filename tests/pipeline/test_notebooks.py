@@ -7,9 +7,15 @@ import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from pico import build
+from shammie.ember.pack import save_pack
+from shammie.ember.planted import planted_model
 
 ROOT = Path(__file__).parents[2]
 TINY = {
+    "ember": """from shammie.ember.settings import FactorizationSettings
+factorization = FactorizationSettings(features=24, share=0.06)
+MODEL, CONCEPT = "model", "pack.json"
+SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factorization}""",
     "mfa": 'MODEL, LAYER, REGIONS, RANK, STEP = "model", 1, 4, 2, 24',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }
@@ -19,6 +25,9 @@ TINY = {
 def test_notebook_runs(path, tmp_path, monkeypatch, capsys):
     disable_progress_bar()
     model = build("gemma", hidden_size=64, intermediate_size=128)
+    if path.stem == "ember":
+        model, pack = planted_model()
+        save_pack(pack, tmp_path / "pack.json")
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)

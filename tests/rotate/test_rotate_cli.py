@@ -14,6 +14,7 @@ from pico import build
 from shammie.cli.main import main
 from shammie.core.judge import RegexCompleter
 from shammie.core.model import load
+from shammie.rotate import paper
 from shammie.rotate.describe import describe, in_plain_words
 from shammie.rotate.neurons import read_rows, weight_slice
 from shammie.rotate.tokens import token_space
@@ -134,6 +135,22 @@ def test_a_dry_run_writes_nothing(shammie, place):
     assert code == 0
     assert "noise_rows" in out.replace(" ", "_")
     assert not (place / "never").exists()
+
+
+def test_a_dry_run_of_the_papers_optimizer_takes_few_of_its_steps(shammie, monkeypatch):
+    taken = []
+    solve = paper.solve
+
+    def counted(*arguments):
+        taken.append(arguments[-1].max_steps)
+        return solve(*arguments)
+
+    monkeypatch.setattr(paper, "solve", counted)
+    line = ("rotate", "fit", "model", "--layers", "0:2", "--recipe", "gemma-2-2b", "--output-dir", "never", "--dry-run")
+    code, out, _ = shammie(*line)
+    assert code == 0
+    assert "at most" in out
+    assert sum(taken) <= 400  # the fit itself takes 50 channels of 10,000 steps
 
 
 def test_a_layer_of_noise_is_said_to_be_one(shammie, place, tmp_path):

@@ -158,5 +158,5 @@ def test_later_channels_find_the_other_concept(problem, solver):
     settings = RotateSettings(solver=solver, channels=3, learning_rate=1e-2, max_steps=800)
     found = Pursuit(space, Population.isotropic(64), settings)(w, generator)
     match = torch.einsum("bcd,bpd->bcp", found.directions, truth).abs() > 0.7
-    assert match.any(1).float().mean() >= (0.9 if solver == "anchored" else 0.7)  # of what noise would give 0.0 of
+    assert match.any(1).float().mean() >= (0.9 if solver == "anchored" else 0.7)
     assert (found.closed[:, 0] > 0).all()

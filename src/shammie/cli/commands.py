@@ -28,11 +28,11 @@ COMMANDS: dict[str, Command] = {
     "apply": Command("shammie.cli.apply", "Apply", "write a patched model as a plain Hugging Face checkpoint"),
     "show": Command("shammie.cli.show", "Show", "draw a run's report.html and print its results"),
     "replay": Command("shammie.cli.replay", "Replay", "execute a finished run again and compare the results"),
+    "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
     "rotate fit": Command("shammie.rotate.config", "Fit", "take neurons apart into channels, from weights alone"),
     "rotate describe": Command("shammie.rotate.config", "Describe", "say what neurons are about, from their channels"),
     "rotate find": Command("shammie.rotate.config", "Find", "find neurons that speak of a token or concept"),
     "rotate ablate": Command("shammie.rotate.config", "Ablate", "remove one channel from one neuron, as a patch"),
-    "power": Command("shammie.cli.power", "Power", "score a room's method where the truth is planted"),
     "ember erase": Command(
         "shammie.ember.config", "EmberErase", "erase a concept from a model: patch, report, checkpoint"
     ),

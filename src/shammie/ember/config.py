@@ -45,6 +45,8 @@ class EmberErase:
     """Strengths of EMBER to choose among on the validation split; the paper's."""
     tied: Literal["input", "both"] = "input"
     """In a model that ties its embeddings, change the input alone (and untie them) or both."""
+    recipe: str | None = None
+    """Settings of the paper by name, gemma-2-2b or llama-3.1-8b, instead of those below."""
     formats: tuple[Format, ...] = ("choice", "open", "cloze")
     """How the test questions are put."""
     judge: str | None = None
@@ -71,11 +73,15 @@ class EmberErase:
             raise ShammieError("--deltas must be above 0; a strength of 0 changes nothing")
         if not self.ember and self.method is None:
             raise ShammieError("there is nothing to do: leave --ember on or name a --method")
+        if self.recipe is not None and self.settings != EmberSettings():
+            raise ShammieError("--recipe brings its own settings; leave the others out, or the recipe")
 
     def prepare(self) -> Task:
         """Load and check the pack and the model."""
         from shammie.ember.erasers import cells
+        from shammie.ember.recipes import recipe
 
+        settings = self.settings if self.recipe is None else recipe(self.recipe)
         _refuse_full(self.checkpoint, self.resume)
         grid = len(cells(self.method, self.cells)) if self.method else 0
         pack = _pack(self.concept, self.allow_leaks)
@@ -86,7 +92,7 @@ class EmberErase:
             from shammie.ember.erase import Erasure
 
             erasure = Erasure(
-                bench, self.settings if self.ember else None, self.deltas, self.tied, self.method, self.cells, self.seed,
+                bench, settings if self.ember else None, self.deltas, self.tied, self.method, self.cells, self.seed,
                 run, self.resume,
             )  # fmt: skip
             patch = erasure.carry_out()

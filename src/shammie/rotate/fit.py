@@ -34,6 +34,11 @@ class Reader:
     _spaces: dict[Matrix, TokenSpace] = field(default_factory=dict)
     _gaussian: dict[Matrix, Tensor] = field(default_factory=dict)
 
+    def under(self, settings: RotateSettings) -> Reader:
+        """The same model under other settings; token spaces that these do not change are shared."""
+        shared = self._spaces if settings.fold_norm == self.settings.fold_norm else {}
+        return Reader(self.model, settings, shared)
+
     def matrix(self, layer: int) -> Matrix:
         """Which token vectors a layer is read with."""
         return choose_matrix(self.model, layer, self.settings.matrix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from shammie.core.run import Run
     from shammie.rotate.config import Fit
+
+_PROBE_STEPS = 20  # of the paper's optimizer, to tell what one costs
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ class _Work:
         return 0
 
     def _reader(self, settings: RotateSettings) -> Reader:
-        return self._readers.setdefault(settings, Reader(self.model, settings))
+        if settings not in self._readers:
+            known = next(iter(self._readers.values()), None)
+            self._readers[settings] = known.under(settings) if known else Reader(self.model, settings)
+        return self._readers[settings]
 
     def _search(self, place: _Place, fitter: Fitter, item: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         if item == "gaussian":
@@ -119,26 +124,37 @@ class _Work:
         return [layer_record(channels), *channels.records(texts)]
 
     def estimate(self) -> Mapping[str, Any]:
-        """Counts; time from a few neurons searched twice."""
-        settings = self.places[0].settings
-        fitter = Fitter(self._reader(settings), self.places[0].layer, self.places[0].part)
-        few = list(self.places[0].shards[0][:4])
-        fitter.search(few)
-        start = time.perf_counter()
-        fitter.search(few)
-        each = (time.perf_counter() - start) / len(few)
+        """Counts; time from a few neurons searched in short, once for each of the settings in use."""
         neurons = sum(len(place.neurons) for place in self.places)
-        rows = neurons + 2 * sum(place.settings.null_draws for place in self.places)
         kept = sum(len(place.neurons) * place.settings.channels for place in self.places)
-        table = fitter.space.tokens.numel() * 4
+        seconds = {place.settings: 0.0 for place in self.places}
+        for place in self.places:
+            seconds[place.settings] = seconds[place.settings] or self._seconds_a_neuron(place)
+        rows = {place: len(place.neurons) + 2 * place.settings.null_draws for place in self.places}
+        total = sum(seconds[place.settings] * count for place, count in rows.items())
+        bound = "at most" if any(place.settings.solver == "paper" for place in self.places) else "about"
+        space = self._reader(self.places[0].settings).space
+        table = max(space(self._reader(place.settings).matrix(place.layer)).tokens.numel() for place in self.places) * 4
         return {
             "neurons_and_parts": neurons,
-            "noise_rows": rows - neurons,
+            "noise_rows": sum(rows.values()) - neurons,
             "channels": kept,
             "memory": f"{(table + BYTE_BUDGET) / 2**30:.1f} GB beside the model's weights",
             "disk": f"{kept * 2 * self.model.anatomy.width * 4 / 2**20:.1f} MB",
-            "time": f"about {each * rows / 60:.1f} min on {self.model.device}",
+            "time": f"{bound} {total / 60:.1f} min on {self.model.device}",
         }
+
+    def _seconds_a_neuron(self, place: _Place) -> float:
+        """From one channel of a few neurons, the paper's optimizer cut short; it may stop before all its steps."""
+        settings = place.settings
+        probe = replace(settings, channels=1, max_steps=min(settings.max_steps, _PROBE_STEPS))
+        fitter = Fitter(self._reader(settings).under(probe), place.layer, place.part)
+        few = list(place.shards[0][:4])
+        fitter.search(few)  # what is read once, and memory that is met first, are no part of a neuron's time
+        start = time.perf_counter()
+        fitter.search(few)
+        each = (time.perf_counter() - start) / len(few) * settings.channels
+        return each * settings.max_steps / probe.max_steps if settings.solver == "paper" else each
 
 
 def _items(place: _Place) -> list[str]:
