@@ -41,8 +41,8 @@ FULL = {
     "test": None,
     "paragraphs": 40,
     "epochs": 2,
-    "batch_size": 2,
-    "rate": 5e-5,
+    "batch_size": 4,
+    "rate": 1e-4,
     "precision": "bfloat16",
 }
 QUICK = FULL | {"deltas": (1.0, 2.0), "cells": 1, "validation": 4, "test": 6, "paragraphs": 4, "epochs": 1}

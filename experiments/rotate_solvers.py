@@ -2,8 +2,8 @@
 
     python experiments/rotate_solvers.py --output-dir runs/rotate_solvers [--quick]
 
-Two seeds of the paper's optimizer say how far apart its own channels lie; the fast solver must lie no further. 16 gate
-neurons of SmolLM2's layer 12, one channel each; on one core the whole takes twenty minutes. Resumable.
+Two seeds of the paper's optimizer say how far apart its own channels lie; the fast solver must lie no further. 32 gate
+neurons of SmolLM2's layer 12, one channel each; on one core the whole takes half an hour. Resumable.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MODEL, LAYER, TOP = "smollm2-135m", 12, 50
 class Plan:
     """How many neurons, and how long the paper's optimizer may take."""
 
-    neurons: int = 16
+    neurons: int = 32
     max_steps: int = 10_000
 
 

@@ -5,6 +5,7 @@ import os
 # Before torch is imported, and inherited by the subprocesses that tests start: two workers share two cores.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
 
+import logging
 import socket
 
 import pytest
@@ -28,3 +29,14 @@ def only_loopback():
     socket.socket.connect = guarded
     yield
     socket.socket.connect = connect
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """What the command line sets up in this process when a test calls it goes with the test."""
+    root, ours = logging.getLogger(), logging.getLogger("shammie")
+    level = ours.level
+    yield
+    ours.setLevel(level)
+    for handler in [handler for handler in root.handlers if type(handler).__module__.startswith("shammie.")]:
+        root.removeHandler(handler)

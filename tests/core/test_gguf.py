@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,9 +211,7 @@ def test_the_second_call_converts_nothing(
 ) -> None:
     for name in ("convert_into", "read_header"):
         monkeypatch.setattr(gguf, name, None)
-    start = time.perf_counter()
     assert gguf.convert_gguf(tiny, cache=cache) == converted
-    assert time.perf_counter() - start < 0.1
 
 
 def test_the_same_bytes_elsewhere_are_not_converted_again(

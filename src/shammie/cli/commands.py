@@ -41,6 +41,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "ember attack": Command("shammie.ember.config", "EmberAttack", "try to bring an erased concept back"),
     "ember check": Command("shammie.ember.config", "EmberCheck", "list what a concept pack holds and its leaks"),
+    "mfa harvest": Command("shammie.mfa.config", "MfaHarvest", "stream activations to disk, packed and mapped"),
+    "mfa fit": Command("shammie.mfa.config", "MfaFit", "fit a mixture of regions to activations"),
+    "mfa describe": Command("shammie.mfa.config", "MfaDescribe", "say what regions are about"),
+    "mfa find": Command("shammie.mfa.config", "MfaFind", "say in which regions a text's tokens lie"),
+    "mfa steer": Command("shammie.mfa.config", "MfaSteer", "continue prompts with states pulled into a region"),
+    "mfa localize": Command("shammie.mfa.config", "MfaLocalize", "find the features that carry a variable"),
     "ember convert": Command("shammie.ember.config", "EmberConvert", "turn the paper's layout into a concept pack"),
     "entity-cells localize": Command(
         "shammie.entity_cells.config", "CellsLocalize", "find the neuron that stands for each entity of a set"
@@ -58,6 +64,7 @@ COMMANDS: dict[str, Command] = {
 
 POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "ember": "shammie.ember.planted:POWER",
+    "mfa": "shammie.mfa.planted:POWER",
     "entity-cells": "shammie.entity_cells.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
 }

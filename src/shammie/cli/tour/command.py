@@ -26,6 +26,7 @@ CHAPTERS: dict[str, str] = {
     "exact": "shammie.cli.tour.exact",
     "rotate": "shammie.rotate.tour",
     "ember": "shammie.ember.tour",
+    "mfa": "shammie.mfa.tour",
     "entity-cells": "shammie.entity_cells.tour",
 }
 _SECONDS = {
@@ -36,6 +37,7 @@ _SECONDS = {
     "exact": 10,
     "rotate": 40,
     "ember": 45,
+    "mfa": 40,
     "entity-cells": 45,
 }  # two cores, reduced
 

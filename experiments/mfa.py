@@ -1,0 +1,330 @@
+"""Every number of the mfa card: density and reconstruction, structure, steering and localization on real activations.
+
+    shammie mfa harvest smollm2-135m --site "residual:8 residual:15" --texts wiki.jsonl --dtype bfloat16 --output-dir states
+    shammie mfa fit states --site residual:15 --components 1000 --output-dir fit-15-1000   (and the other fits)
+    python experiments/mfa.py --states states --fits fit-15-1000 fit-15-250 --output-dir runs/mfa [--quick]
+
+Resumable: run it again to go on. `--quick` takes few tokens and pairs, in about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+
+from shammie.core.edit import Edit, add
+from shammie.core.harvest import Activations
+from shammie.core.model import load
+from shammie.core.run import Run
+from shammie.core.stats import mean_interval
+from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture, nearest
+from shammie.mfa.concepts import CONCEPTS, CYCLES, mentions
+from shammie.mfa.em import fit_em
+from shammie.mfa.equations import Parameters
+from shammie.mfa.evaluate import Effect, HeldOut, negative_log_likelihood, squared_error
+from shammie.mfa.fit import best_of
+from shammie.mfa.fitting import load_mixture, open_states
+from shammie.mfa.localize import Exchange, accuracy, learn, prepare
+from shammie.mfa.localizing import principal_components
+from shammie.mfa.mixture import Mixture
+from shammie.mfa.settings import LocalizeSettings, MfaSettings
+from shammie.mfa.source import ShardSource, held_out_texts, sample
+from shammie.mfa.steer import steer
+from shammie.mfa.structure import agreement, cycle, mention_states
+from shammie.mfa.tasks import build
+
+Record = dict[str, Any]
+PROMPTS = ("I think that", "Yesterday we talked about", "The next one is")
+NEUTRAL = (
+    ("The river runs through the valley", " and joins the sea a few miles south of the old town."),
+    ("She closed the book and", " looked out of the window for a long time before she spoke."),
+    ("The machine is cleaned once a week", " so that dust does not settle on the parts that move."),
+    ("Most people in the village", " work in the fields or in the small factory near the bridge."),
+)  # fmt: skip
+ALPHAS = (0.1, 0.2, 0.3, 0.4)
+NORMS = (0.15, 0.3, 0.5, 0.8)  # of the mean norm of a centred state
+COST = 0.5  # nats a token of neutral text that a method may cost where methods are compared
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    tokens: int = 100_000
+    """Of which baselines are made; the autoencoder reads all."""
+    held_out: int = 10_000
+    epochs: int = 2
+    pairs: int = 128
+    gmm_iterations: int = 4
+    seeds: int = 2
+
+
+QUICK = Plan(20_000, 4000, 1, 32, 1, 2)
+
+
+class Bench:
+    """A fit with the states it was made of and its model."""
+
+    def __init__(self, states: Activations, mixture: Mixture, plan: Plan) -> None:
+        self.states, self.mixture, self.plan = states, mixture, plan
+        self.source = ShardSource(states, mixture.at(), mixture.settings.held_out, mixture.settings.seed)
+        self.model = load(str(states.index["model"]), dtype="float32")
+        self._sae: SparseAutoencoder | None = None
+
+    def held(self) -> HeldOut:
+        site, parts, texts, have = self.mixture.at(), [], [], 0
+        chosen = torch.from_numpy(
+            held_out_texts(int(self.states.index["texts"]), self.source.held_out, self.source.seed)
+        )
+        for shard in self.states:
+            own = chosen[shard.text]
+            parts.append(shard.states[site][own].float())
+            texts.append(shard.text[own])
+            have += len(parts[-1])
+            if have >= self.plan.held_out:
+                break
+        return HeldOut(torch.cat(parts)[: self.plan.held_out], torch.cat(texts)[: self.plan.held_out])
+
+    @property
+    def numbers(self) -> int:
+        """K (R + 1): directions of the mixture."""
+        return len(self.mixture.weights) * (self.mixture.loadings.shape[2] + 1)
+
+    def sae(self) -> SparseAutoencoder:
+        if self._sae is None:
+            rank = self.mixture.loadings.shape[2]
+            self._sae = SparseAutoencoder.fit(self.source, self.numbers // 2, rank + 1, self.plan.epochs)
+        return self._sae
+
+
+def density(bench: Bench) -> list[Record]:
+    """Held-out density and reconstruction of the mixture and of what has about as many parameters."""
+    held, x = bench.held(), sample(bench.source, bench.plan.tokens)
+    generator = torch.Generator().manual_seed(0)
+    rank = bench.mixture.loadings.shape[2]
+    lines = [_line(held, "mfa", bench.numbers, bench.mixture.parameters, bench.mixture.reconstruct)]
+    for dimensions in (rank + 1, 64):
+        pca = Principal.fit(x, dimensions)
+        lines.append(_line(held, f"pca {dimensions}", dimensions, pca.mixture(), pca.reconstruct))
+    cells = cells_as_mixture(x, min(bench.numbers, len(x) // 8), 8, False, generator)
+    count = len(cells.weights)
+    lines.append(_line(held, "k-means", count, cells, lambda rows: nearest(rows, cells.means)))
+    lines.append(_line(held, "diagonal Gaussians", bench.numbers // 2, *_diagonal(bench, x, generator)))
+    sae = bench.sae()
+    lines.append(_line(held, f"top-{rank + 1} autoencoder", bench.numbers, None, sae))
+    return lines
+
+
+def _diagonal(bench: Bench, x: torch.Tensor, generator: torch.Generator) -> tuple[Parameters, Callable[..., Any]]:
+    begun = cells_as_mixture(x, min(bench.numbers // 2, len(x) // 8), 8, True, generator)
+    peer = GaussianMixture(
+        len(begun.weights), covariance_type="diag", max_iter=bench.plan.gmm_iterations, tol=0.0, reg_covar=1e-2,
+        weights_init=begun.weights.double().numpy() / float(begun.weights.double().sum()), means_init=begun.means.double().numpy(),
+        precisions_init=(1 / begun.noise).double().numpy(),
+    )  # fmt: skip
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it has not converged, which is meant
+        peer.fit(x[: bench.plan.tokens // 2].numpy())
+    found = Parameters(
+        torch.from_numpy(peer.weights_).float().clamp(min=1e-9), torch.from_numpy(peer.means_).float(), begun.loadings,
+        torch.from_numpy(peer.covariances_).float(),
+    )  # fmt: skip
+    return found, lambda rows: nearest(rows, found.means)
+
+
+def _line(held: HeldOut, name: str, directions: int, mixture: Parameters | None, rebuild: Any) -> Record:
+    error = held.mean(squared_error(held, rebuild)).as_dict()
+    nll = None
+    if mixture is not None:
+        nll = held.mean(negative_log_likelihood(held, mixture)).as_dict()
+    return {"kind": "density", "method": name, "directions": directions, "nll": nll, "error": error}
+
+
+def structure(bench: Bench) -> list[Record]:
+    """Regions against kinds of things, and circles of weekdays and months in local coordinates."""
+    kept = mentions()
+    x = mention_states(bench.model, bench.mixture.at(), kept)
+    regions = bench.mixture.regions(x)[0][:, 0]
+    kinds = [m.kind for m in kept]
+    lines: list[Record] = [{"kind": "kinds", "method": "mfa", **agreement(regions, kinds).as_dict()}]
+    own = (x - bench.mixture.means[regions]).square().sum(-1).mean() / (x - x.mean(0)).square().sum(-1).mean()
+    lines[0]["left_of_centroid"] = round(float(own), 4)
+    for kind in CYCLES:
+        rows = [i for i, m in enumerate(kept) if m.kind == kind]
+        some, states = [kept[i] for i in rows], x[rows]
+        home = int(regions[rows].mode().values)
+        inside = bench.mixture.latents(states, torch.full((len(rows),), home))
+        share = float((regions[rows] == home).float().mean())
+        centred = states - states.mean(0)
+        leading = torch.linalg.svd(centred, full_matrices=False).Vh[: inside.shape[1]]
+        for name, coordinates in (
+            ("local coordinates", inside),
+            ("principal components of the kind", centred @ leading.T),
+        ):
+            lines.append(
+                {
+                    "kind": "cycle",
+                    "name": kind,
+                    "by": name,
+                    "region": home,
+                    "in_region": round(share, 3),
+                    **asdict(cycle(coordinates, some)),
+                }
+            )
+    return lines
+
+
+def steering(bench: Bench) -> list[Record]:
+    """Each kind promoted by its region, by difference of means and by the best autoencoder feature, over strengths."""
+    mixture, model = bench.mixture, bench.model
+    kept = mentions()
+    x = mention_states(model, mixture.at(), kept)
+    regions = mixture.regions(x)[0][:, 0]
+    sae, effect = bench.sae(), Effect(model, PROMPTS, NEUTRAL)
+    values, features = sae.codes(x)
+    table = torch.zeros(len(x), len(sae.decoder)).scatter(1, features, values)
+    size = float((x - x.mean(0)).norm(dim=1).mean())
+    lines = []
+    draw = torch.Generator().manual_seed(0)
+    for kind in CONCEPTS:
+        own = torch.tensor([m.kind == kind for m in kept])
+        home = int(regions[own].mode().values)
+        difference = x[own].mean(0) - x[~own].mean(0)
+        feature = int((table[own].mean(0) - table[~own].mean(0)).argmax())
+        other = int(torch.randint(len(mixture.weights), (1,), generator=draw))
+        directions = {"difference of means": difference, "autoencoder feature": sae.decoder[feature]}
+        edits: list[tuple[str, float, Edit]] = [("region", a, steer(mixture, home, a)) for a in ALPHAS]
+        edits += [("another region", a, steer(mixture, other, a)) for a in ALPHAS]
+        for name, direction in directions.items():
+            unit = direction / direction.norm()
+            edits += [(name, s, add(mixture.at(), unit, strength=s * size)) for s in NORMS]
+        for name, strength, edit in edits:
+            found = effect(edit, CONCEPTS[kind][:6])
+            lines.append({
+                "kind": "steering", "name": kind, "method": name, "strength": strength,
+                "concept": round(float(found.concept.mean()), 4),
+                "fluency": round(float(found.fluency.mean()), 4),
+            })  # fmt: skip
+    return [*lines, *_compared(lines)]
+
+
+def _compared(lines: list[Record]) -> list[Record]:
+    """For each method the largest rise of each concept among strengths that cost at most COST, averaged over concepts."""
+    found = []
+    for method in dict.fromkeys(line["method"] for line in lines):
+        best = []
+        for kind in CONCEPTS:
+            own = [
+                line["concept"]
+                for line in lines
+                if (line["method"], line["name"]) == (method, kind) and line["fluency"] >= -COST
+            ]
+            best.append(max([*own, 0.0]))
+        found.append(
+            {"kind": "steering at equal cost", "method": method, "cost": COST, **mean_interval(best, None, 0).as_dict()}
+        )
+    return found
+
+
+def localization(bench: Bench, task: str) -> list[Record]:
+    """Interchange accuracy of each featurizer on pairs that were not learned from."""
+    settings = LocalizeSettings(train_pairs=bench.plan.pairs, test_pairs=bench.plan.pairs // 2)
+    train, test, counts = build(bench.model, task, settings.train_pairs, settings.test_pairs, settings.seed)
+    site = bench.mixture.at()
+    learned, scored = prepare(bench.model, site, train), prepare(bench.model, site, test)
+    lines = [
+        {
+            "kind": "interchange",
+            "task": task,
+            "featurizer": "untouched",
+            **accuracy(bench.model, site, scored, None)[0].as_dict(),
+            **counts,
+        }
+    ]
+    for kind in ("full", "centroids", "mfa", "pca", "neurons", "das"):
+        components = principal_components(bench.states, bench.mixture) if kind == "pca" else None
+        exchange = Exchange(kind, bench.mixture, settings, components)  # type: ignore[arg-type]
+        learn(bench.model, site, learned, exchange, settings)
+        found, right = accuracy(bench.model, site, scored, exchange)
+        moved = [hit for hit, pair in zip(right, test, strict=True) if pair.expected != pair.base_answer]
+        kept = (
+            {} if exchange.mask is None else {"kept": int((exchange.mask > 0).sum()), "features": exchange.mask.numel()}
+        )
+        lines.append(
+            {
+                "kind": "interchange",
+                "task": task,
+                "featurizer": kind,
+                **found.as_dict(),
+                "changed_right": float(np.mean(moved)),
+                **kept,
+            }
+        )
+    return lines
+
+
+def stability(bench: Bench) -> list[Record]:
+    """Do seeds and K find the same regions? Mutual information of the assignments of held-out tokens."""
+    held, lines = bench.held(), []
+    for count in (100, 250):
+        labels = []
+        for seed in range(bench.plan.seeds):
+            settings = MfaSettings(count, 10, passes=2, seed=seed, start_tokens=bench.plan.tokens // 2)
+            source = ShardSource(bench.states, bench.mixture.at(), seed=0, limit=8)
+            found = best_of(fit_em(source, settings))
+            regions = Mixture(bench.mixture.site, settings, *found.mixture, {}).regions(held.x)[0][:, 0]  # type: ignore[call-arg]
+            labels.append((regions, found.held_out))
+        same = agreement(labels[0][0], [str(int(region)) for region in labels[1][0]])
+        lines.append(
+            {"kind": "stability", "components": count, "held_out": [value for _, value in labels], **same.as_dict()}
+        )
+    return lines
+
+
+def main() -> int:
+    """Measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--states", type=Path, required=True)
+    parser.add_argument("--fits", type=Path, nargs="+", required=True)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument(
+        "--only", nargs="+", default=["density", "structure", "steering", "stability", "continent", "pointer"]
+    )
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    plan, states = QUICK if args.quick else Plan(), open_states(args.states)
+    keys = [f"{fit.name}/{group}" for fit in args.fits for group in args.only]
+    benches: dict[str, Bench] = {}
+    with Run.open("experiments mfa", asdict(plan), args.output_dir, resume=True) as run:
+        for key in run.items(keys, "mfa"):
+            name, group = key.split("/")
+            if name not in benches:
+                benches = {name: Bench(states, load_mixture(next(fit for fit in args.fits if fit.name == name)), plan)}
+            bench = benches[name]
+            measure = {"density": density, "structure": structure, "steering": steering, "stability": stability}.get(
+                group
+            )
+            lines = measure(bench) if measure else localization(bench, group)
+            place = {
+                "fit": name,
+                "model": str(states.index["model"]),
+                "site": bench.mixture.site,
+                "components": len(bench.mixture.weights),
+            }
+            run.record(key, [{**place, **line} for line in lines])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

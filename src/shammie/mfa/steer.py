@@ -1,0 +1,79 @@
+"""Steering: states pulled to a region's centroid and along its directions, the same with and without a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shammie.core.decoding import GenerationSettings
+from shammie.core.edit import Edit, edited
+from shammie.core.errors import ShammieError
+from shammie.core.generate import generate
+from shammie.core.model import load
+from shammie.core.position import ALL, Positions
+from shammie.core.score import score
+from shammie.core.task import Task
+from shammie.mfa.describe import model_name
+from shammie.mfa.fitting import load_mixture
+from shammie.mfa.mixture import Mixture
+from shammie.mfa.regions import principal_loadings
+
+if TYPE_CHECKING:
+    from shammie.core.run import Run
+    from shammie.mfa.config import MfaSteer
+
+
+def steer(mixture: Mixture, region: int, alpha: float, local: Sequence[float] = (), positions: Positions = ALL) -> Edit:
+    """The edit h -> (1 - alpha) h + alpha mean + W z (the paper's two-stage steering; the local term is not scaled).
+
+    `local` are coordinates along the region's directions, widest first, in standard deviations; missing ones are 0.
+    Errors: ShammieError for a region that is not there or more coordinates than directions.
+    """
+    mixture.check_component(region)
+    turned, _ = principal_loadings(mixture, region)
+    if len(local) > turned.shape[1]:
+        raise ShammieError(f"region {region} has {turned.shape[1]} directions, but {len(local)} coordinates were given")
+    offset = turned[:, : len(local)] @ torch.tensor(list(local), dtype=turned.dtype)
+    target = alpha * mixture.means[region] + offset
+
+    def pulled(state: Tensor, _position: Tensor, _row: Tensor) -> Tensor:
+        return ((1 - alpha) * state.float() + target.to(state.device)).to(state.dtype)
+
+    return Edit(mixture.at(), pulled, positions)
+
+
+def prepare_steer(config: MfaSteer) -> Task:
+    """Load the mixture and its model, and make the edit."""
+    mixture = load_mixture(config.fit)
+    edit = steer(mixture, config.region, config.alpha, config.local)
+    model = load(model_name(config.fit, config.model, mixture), device=config.device, dtype=config.dtype)
+    mixture.check_model(model)
+    settings = GenerationSettings(
+        samples=config.samples if config.temperature else 1, max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature, seed=config.seed,
+    )  # fmt: skip
+
+    def execute(run: Run) -> int:
+        for key in run.items([f"prompt-{index}" for index in range(len(config.prompt))], "mfa steer"):
+            prompt = config.prompt[int(key.removeprefix("prompt-"))]
+            lines = []
+            for steered in (False, True):
+                with edited(model, [edit] if steered else []):
+                    written = generate(model, [prompt], settings)
+                texts = [completion.text for completion in written]
+                fluency = score(model, [(prompt, text) for text in texts if text])
+                lines += [
+                    {
+                        "kind": "continuation", "prompt": prompt, "steered": steered, "sample": number, "text": text,
+                        "log_probability_a_token": round(found.per_token, 3),
+                    }
+                    for number, (text, found) in enumerate(zip([t for t in texts if t], fluency, strict=True))
+                ]  # fmt: skip
+            run.record(key, lines)
+        return 0
+
+    count = len(config.prompt) * 2 * settings.samples
+    return Task({"model": model.hash, "fit": mixture.provenance}, lambda: {"continuations": count}, execute)

