@@ -229,6 +229,8 @@ _, x, _ = Toy().draw(0)
 if processes.rank == 0:
     torch.set_printoptions(precision=8)
     print(last.held_out, float(last.mixture.means.double().square().sum()), float(last.mixture.noise.double().sum()))
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 """
 
 
@@ -241,19 +243,10 @@ def test_two_processes_find_what_one_finds(tmp_path):
     alone = subprocess.run(
         [sys.executable, "work.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "0",
-        "--rdzv-backend",
-        "c10d",
-    ]
-    launch += ["--rdzv-endpoint", "localhost:0", "work.py"]
-    both = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "work.py"]
+    both = subprocess.run(
+        launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
     assert both.returncode == 0, both.stderr[-2000:]
     one, two = ([float(v) for v in done.stdout.split()] for done in (alone, both))
     np.testing.assert_allclose(two, one, rtol=1e-4)
