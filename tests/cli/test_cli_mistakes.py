@@ -87,8 +87,9 @@ def test_an_interrupt_names_the_way_on(workplace, tmp_path):
     flags = ["--rows", "1", "--max-new-tokens", "200", "--temperature", "1", "--samples", "50"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     with subprocess.Popen(
-        line + flags, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        line + flags, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start background jobs without it
+    ) as process:  # fmt: skip
         results = tmp_path / "run" / "results.jsonl"
         deadline = time.monotonic() + 60
         while not (results.exists() and results.stat().st_size) and time.monotonic() < deadline:

