@@ -40,3 +40,18 @@ def own_logging():
     ours.setLevel(level)
     for handler in [handler for handler in root.handlers if type(handler).__module__.startswith("shammie.")]:
         root.removeHandler(handler)
+
+
+@pytest.fixture
+def shammie(place, monkeypatch, capsys):
+    """Types a command in the directory `place` of the module's own fixture; its exit code and what it said."""
+    from shammie.cli.main import main
+
+    monkeypatch.chdir(place)
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

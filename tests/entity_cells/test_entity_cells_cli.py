@@ -7,26 +7,10 @@ import sys
 import pytest
 
 from pico import build
-from shammie.cli.main import main
+from records import results
 
 LOCALIZE = ("entity-cells", "localize", "model", "--entities", "entities.csv", "--templates", "8", "--anonymous", "12")
 SMALL = ("--scales", "-1", "--strengths", "4", "--group", "2", "--chunk", "12", "--depth", "4")
-
-
-def results(run):
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def shammie(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pico import build
+from records import results
 from shammie.cli.main import main
 from shammie.core import files
 from shammie.core.batch import make_batch
@@ -79,22 +80,6 @@ def place(tmp_path_factory):
     finally:
         os.chdir(here)
     return place
-
-
-def results(run):
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def shammie(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def test_windows_hold_whole_passages_and_fit(place):

@@ -1,6 +1,5 @@
 """The commands, as a user types them: fit, describe, find, ablate, apply; and what is refused."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pico import build
+from records import results
 from shammie.cli.main import main
 from shammie.core.judge import RegexCompleter
 from shammie.core.model import load
@@ -43,22 +43,6 @@ def place(tmp_path_factory):
     finally:
         os.chdir(here)
     return place
-
-
-def results(run):
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def shammie(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def test_a_fit_records_every_channel_with_its_evidence_and_draws_a_page(place):

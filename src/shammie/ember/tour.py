@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from shammie.ember.page import (
     answer_pairs,
@@ -15,27 +15,15 @@ from shammie.ember.page import (
     strength_figure,
     token_blocks,
 )
-from shammie.report import Block, Chapter, Prose
+from shammie.report import Block, Chapter, Context, Prose
 
 if TYPE_CHECKING:
-    from shammie.core.model import LanguageModel
     from shammie.ember.edit import ConceptDirections
     from shammie.ember.measure import Bench
 
 Record = dict[str, Any]
 CONCEPT = "honeybees"
 _DELTAS = (1.0, 2.0, 10.0)
-
-
-class Context(Protocol):
-    """What the tour gives its chapters."""
-
-    model: LanguageModel
-    seed: int
-
-    def size(self, reduced: int, full: int) -> int:
-        """How many items a measurement takes."""
-        ...
 
 
 def measure(context: Context, _settings: object = None) -> Iterator[Record]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from shammie.entity_cells.page import ARM_NAMES, of_kind
-from shammie.report import Block, Chapter, Figure, Numbers, Point, Prose, Table, interval_bars, number, scatter
+from shammie.report import Block, Chapter, Context, Figure, Numbers, Point, Prose, Table, interval_bars, number, scatter
 
 if TYPE_CHECKING:
-    from shammie.core.model import LanguageModel
     from shammie.entity_cells.cells import Cells
     from shammie.entity_cells.data import Entity
     from shammie.entity_cells.evaluate import Readings
@@ -18,17 +17,6 @@ Record = dict[str, Any]
 _RELATION = "capital"
 _READINGS = ("untouched", "ablated", "other", "placeholder", "injected")
 _SCALE, _STRENGTH = -3.0, 8.0  # in the test of the card these do most against their controls
-
-
-class Context(Protocol):
-    """What the tour gives its chapters."""
-
-    model: LanguageModel
-    seed: int
-
-    def size(self, reduced: int, full: int) -> int:
-        """How many items a measurement takes."""
-        ...
 
 
 def measure(context: Context, _settings: object = None) -> Iterator[Record]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from shammie.report import Block, Chapter, Figure, Point, Prose, Table, TextPair, interval_bars, number, scatter
+from shammie.report import (
+    Block,
+    Chapter,
+    Context,
+    Figure,
+    Point,
+    Prose,
+    Table,
+    TextPair,
+    interval_bars,
+    number,
+    scatter,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +31,7 @@ _PROMPT = "I think that"
 _ALPHA = 0.4
 
 
-def measure(context: Any) -> Iterator[Record]:
+def measure(context: Context) -> Iterator[Record]:
     """Fit a small mixture to sentences about known kinds of things, map its regions, open one, and steer into one."""
     from shammie.core.site import residual
     from shammie.mfa.concepts import mentions
@@ -50,7 +62,7 @@ def _states(model: LanguageModel, site: Any, kept: list[Mention]) -> tuple[Tenso
     return torch.cat([part[site].float() for part in read]).cpu(), ids[row, position], row
 
 
-def _fit(model: LanguageModel, site: Any, states: Tensor, owner: Tensor, context: Any) -> Mixture:
+def _fit(model: LanguageModel, site: Any, states: Tensor, owner: Tensor, context: Context) -> Mixture:
     from shammie.mfa.fit import fit
     from shammie.mfa.settings import MfaSettings
     from shammie.mfa.source import TensorSource
@@ -83,7 +95,7 @@ def _map(model: LanguageModel, mixture: Mixture, states: Tensor, tokens: Tensor)
         }  # fmt: skip
 
 
-def _kinds(model: LanguageModel, mixture: Mixture, kept: list[Mention], context: Any) -> Iterator[Record]:
+def _kinds(model: LanguageModel, mixture: Mixture, kept: list[Mention], context: Context) -> Iterator[Record]:
     """How far regions keep kinds apart, and the region that holds most of one kind."""
     from collections import Counter
 
@@ -104,7 +116,7 @@ def _kinds(model: LanguageModel, mixture: Mixture, kept: list[Mention], context:
         }  # fmt: skip
 
 
-def _steered(model: LanguageModel, mixture: Mixture, kept: list[Mention], context: Any) -> Iterator[Record]:
+def _steered(model: LanguageModel, mixture: Mixture, kept: list[Mention], context: Context) -> Iterator[Record]:
     """The prompt continued in the regions of two kinds, and how much likelier each kind's words become in its own."""
     from shammie.core.decoding import GenerationSettings
     from shammie.core.edit import edited

@@ -5,13 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from shammie.core.errors import ShammieError
 from shammie.report.blocks import Block
 
 Record = dict[str, Any]
 """One line of results.jsonl."""
+
+
+class Context(Protocol):
+    """What the tour gives its chapters."""
+
+    model: Any
+    """The `core.model.LanguageModel`, which `report` does not know."""
+    seed: int
+    limit: int | None
+
+    def size(self, reduced: int, full: int) -> int:
+        """How many items a measurement takes."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shammie.report import Block, Chapter, Figure, Numbers, Prose, Table, TextPair, interval_bars, number
+from shammie.report import Block, Chapter, Context, Figure, Numbers, Prose, Table, TextPair, interval_bars, number
 from shammie.rotate.settings import Part, RotateSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _OPENED = 3
 _SHOWN = 8
 
 
-def measure(context: Any) -> Iterator[Record]:
+def measure(context: Context) -> Iterator[Record]:
     """Fit the out rows of a late layer, open its three clearest neurons, and remove the first channel of each."""
     from shammie.core.vocabulary import token_text
     from shammie.rotate.fit import fit
@@ -75,7 +75,7 @@ def _opened(channels: Channels, row: int, w: Tensor, space: TokenSpace, texts: S
     }  # fmt: skip
 
 
-def _selectivity(channels: Channels, rows: Tensor, space: TokenSpace, context: Any) -> Record:
+def _selectivity(channels: Channels, rows: Tensor, space: TokenSpace, context: Context) -> Record:
     """How much pull on each channel's tokens an ablation of the first channel takes, in shares of its pull on its own."""
     import torch
 
