@@ -138,7 +138,9 @@ def draw(records: list[Record]) -> list[Block]:
             interval_bars([number(ARM_NAMES[row["arm"]], row["relprob"]) for row in recalls],
                 value_label="probability of the capital, as a share of that with the name"),
             "Recall: the question says X, and the cell is written at it",
-            f"Layers set to the mean country, cells moved {_STRENGTH:g} times as far from it as for the country itself.",
+            f"Layers set to the mean country, cells moved {_STRENGTH:g} times as far from it as for the country itself. "
+            "This strength, and the scale above, did most in the card's runs, whose countries include these: for the effect on "
+            "facts that took no part in that choice see the card.",
         ),
         Table(columns, rows, f"The {len(rows)} countries that were tested"),
     ]  # fmt: skip
