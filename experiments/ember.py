@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from shammie.core.errors import ShammieError
+from shammie.core.errors import DataError, ShammieError
 from shammie.core.model import load
 from shammie.core.run import Run, read_run
 from shammie.core.stats import mean_interval, paired_difference
@@ -131,20 +131,26 @@ class Place:
         erasers = cells(method, self.size["cells"])
         chosen = [r["cell"] for r in self.run.results() if r["kind"] == "cell" and r["arm"] == arm and r["chosen"]]
         if chosen:
-            return [], self.trained(erasers[chosen[0]])
+            patch, refused = self.trained(erasers[chosen[0]])
+            return ([{"kind": "refused", "arm": arm, "refused": refused}] if refused else []), patch
         found = []
         for number, eraser in enumerate(erasers):
-            patch = self.trained(eraser)
-            with patch.applied(self.model):
-                found.append(({"kind": "cell", "arm": arm, "cell": number, **self.validated()}, patch))
+            patch, refused = self.trained(eraser)
+            with patch.applied(self.model) if patch else nullcontext():
+                line = {"kind": "cell", "arm": arm, "cell": number, "refused": refused, **self.validated()}
+            found.append((line, patch))
         best = max(found, key=lambda pair: pair[0]["overall"])
         return [line | {"chosen": line is best[0]} for line, _ in found], best[1]
 
     def trained(self, eraser):
+        """The eraser's patch; none and the reason where it finds nothing to erase, as may happen under EMBER's edit."""
         if hasattr(eraser, "train"):
             settings = replace(eraser.train, precision=self.size["precision"], checkpoint_every=0)
             eraser = replace(eraser, train=settings)
-        return eraser.erase(self.model, self.pack, self.scratch(), self.seed, resume=False)
+        try:
+            return eraser.erase(self.model, self.pack, self.scratch(), self.seed, resume=False), None
+        except DataError as error:
+            return None, str(error)
 
     def relearned(self, arm):
         records = []

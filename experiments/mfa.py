@@ -1,8 +1,9 @@
-"""Every number of the mfa card: density and reconstruction, structure, steering and localization on real activations.
+"""Every number of the mfa card: density, interpretable fraction, structure, steering, localization, stability on real states.
 
-    shammie mfa harvest smollm2-135m --site "residual:8 residual:15" --texts wiki.jsonl --dtype bfloat16 --output-dir states
+    shammie mfa harvest MODEL --site "residual:8 residual:15" --texts wiki.jsonl --dtype bfloat16 --output-dir states
     shammie mfa fit states --site residual:15 --components 1000 --output-dir fit-15-1000   (and the other fits)
     python experiments/mfa.py --states states --fits fit-15-1000 fit-15-250 --output-dir runs/mfa [--quick]
+    python experiments/mfa.py --output-dir runs/mfa --table      # the tables of what is there
 
 Resumable: run it again to go on. `--quick` takes few tokens and pairs, in about two minutes.
 """
@@ -14,31 +15,40 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 
+from shammie.core.data import TextRecord, load_records
 from shammie.core.edit import Edit, add
-from shammie.core.harvest import Activations
+from shammie.core.harvest import Activations, stream
 from shammie.core.model import load
-from shammie.core.run import Run
+from shammie.core.run import Run, read_run
 from shammie.core.stats import mean_interval
 from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture, nearest
-from shammie.mfa.concepts import CONCEPTS, CYCLES, mentions
+from shammie.mfa.concepts import CONCEPTS, PLANES, mentions
 from shammie.mfa.em import fit_em
 from shammie.mfa.equations import Parameters
 from shammie.mfa.evaluate import Effect, HeldOut, negative_log_likelihood, squared_error
+from shammie.mfa.featurizers import dictionary, matched_autoencoder
 from shammie.mfa.fit import best_of
 from shammie.mfa.fitting import load_mixture, open_states
+from shammie.mfa.interpretable import (
+    Corpus,
+    autoencoder_reader,
+    interpretable_fraction,
+    mixture_reader,
+    principal_reader,
+)
 from shammie.mfa.localize import Exchange, accuracy, learn, prepare
-from shammie.mfa.localizing import principal_components
-from shammie.mfa.mixture import Mixture
-from shammie.mfa.settings import LocalizeSettings, MfaSettings
+from shammie.mfa.mixture import Mixture, make_mixture
+from shammie.mfa.packing import pack
+from shammie.mfa.settings import Featurizer, LocalizeSettings, MfaSettings
 from shammie.mfa.source import ShardSource, held_out_texts, sample
 from shammie.mfa.steer import steer
-from shammie.mfa.structure import agreement, cycle, mention_states
+from shammie.mfa.structure import agreement, geometry, mention_states
 from shammie.mfa.tasks import build
 
 Record = dict[str, Any]
@@ -59,15 +69,15 @@ class Plan:
     """How much is measured."""
 
     tokens: int = 100_000
-    """Of which baselines are made; the autoencoder reads all."""
+    """Of which baselines are made and features are judged; the autoencoder reads all."""
     held_out: int = 10_000
-    epochs: int = 2
+    judged: int = 300
+    """Held-out tokens whose features are judged interpretable or not."""
     pairs: int = 128
     gmm_iterations: int = 4
-    seeds: int = 2
 
 
-QUICK = Plan(20_000, 4000, 1, 32, 1, 2)
+QUICK = Plan(20_000, 4000, 60, 32, 1)
 
 
 class Bench:
@@ -100,8 +110,7 @@ class Bench:
 
     def sae(self) -> SparseAutoencoder:
         if self._sae is None:
-            rank = self.mixture.loadings.shape[2]
-            self._sae = SparseAutoencoder.fit(self.source, self.numbers // 2, rank + 1, self.plan.epochs)
+            self._sae = matched_autoencoder(self.mixture, self.source)
         return self._sae
 
 
@@ -151,7 +160,7 @@ def _line(held: HeldOut, name: str, directions: int, mixture: Parameters | None,
 
 
 def structure(bench: Bench) -> list[Record]:
-    """Regions against kinds of things, and circles of weekdays and months in local coordinates."""
+    """Regions against kinds of things, and the planes of weekdays, months, numbers and places in local coordinates."""
     kept = mentions()
     x = mention_states(bench.model, bench.mixture.at(), kept)
     regions = bench.mixture.regions(x)[0][:, 0]
@@ -159,7 +168,7 @@ def structure(bench: Bench) -> list[Record]:
     lines: list[Record] = [{"kind": "kinds", "method": "mfa", **agreement(regions, kinds).as_dict()}]
     own = (x - bench.mixture.means[regions]).square().sum(-1).mean() / (x - x.mean(0)).square().sum(-1).mean()
     lines[0]["left_of_centroid"] = round(float(own), 4)
-    for kind in CYCLES:
+    for kind in PLANES:
         rows = [i for i, m in enumerate(kept) if m.kind == kind]
         some, states = [kept[i] for i in rows], x[rows]
         home = int(regions[rows].mode().values)
@@ -173,12 +182,12 @@ def structure(bench: Bench) -> list[Record]:
         ):
             lines.append(
                 {
-                    "kind": "cycle",
+                    "kind": "geometry",
                     "name": kind,
                     "by": name,
                     "region": home,
                     "in_region": round(share, 3),
-                    **asdict(cycle(coordinates, some)),
+                    **asdict(geometry(coordinates, some)),
                 }
             )
     return lines
@@ -251,9 +260,10 @@ def localization(bench: Bench, task: str) -> list[Record]:
             **counts,
         }
     ]
-    for kind in ("full", "centroids", "mfa", "pca", "neurons", "das"):
-        components = principal_components(bench.states, bench.mixture) if kind == "pca" else None
-        exchange = Exchange(kind, bench.mixture, settings, components)  # type: ignore[arg-type]
+    width = bench.mixture.means.shape[1]
+    for kind in get_args(Featurizer):
+        features = dictionary(kind, bench.mixture, bench.source, bench.sae() if kind == "sae" else None)
+        exchange = Exchange(kind, width, settings, features)
         learn(bench.model, site, learned, exchange, settings)
         found, right = accuracy(bench.model, site, scored, exchange)
         moved = [hit for hit, pair in zip(right, test, strict=True) if pair.expected != pair.base_answer]
@@ -273,57 +283,132 @@ def localization(bench: Bench, task: str) -> list[Record]:
     return lines
 
 
+def interpretable(bench: Bench) -> list[Record]:
+    """Share of a token's mass in features that words tell, of the mixture and of what has about as many parameters."""
+    held = bench.held()
+    rows = torch.randperm(len(held.x), generator=torch.Generator().manual_seed(0))[: bench.plan.judged]
+    some = HeldOut(held.x[rows], held.text[rows])
+    corpus = Corpus.of(bench.states, bench.mixture.at(), 3 * bench.plan.tokens)
+    principal = Principal.fit(sample(bench.source, bench.plan.tokens), 64)
+    readers = {
+        "mfa": mixture_reader(bench.mixture), "autoencoder": autoencoder_reader(bench.sae()), "pca 64": principal_reader(principal),
+    }  # fmt: skip
+    return [
+        {"kind": "interpretable", "method": name, **interpretable_fraction(read, some, corpus, bench.model).as_dict()}
+        for name, read in readers.items()
+    ]
+
+
 def stability(bench: Bench) -> list[Record]:
-    """Do seeds and K find the same regions? Mutual information of the assignments of held-out tokens."""
-    held, lines = bench.held(), []
-    for count in (100, 250):
-        labels = []
-        for seed in range(bench.plan.seeds):
-            settings = MfaSettings(count, 10, passes=2, seed=seed, start_tokens=bench.plan.tokens // 2)
-            source = ShardSource(bench.states, bench.mixture.at(), seed=0, limit=8)
-            found = best_of(fit_em(source, settings))
-            regions = Mixture(bench.mixture.site, settings, *found.mixture, {}).regions(held.x)[0][:, 0]  # type: ignore[call-arg]
-            labels.append((regions, found.held_out))
-        same = agreement(labels[0][0], [str(int(region)) for region in labels[1][0]])
-        lines.append(
-            {"kind": "stability", "components": count, "held_out": [value for _, value in labels], **same.as_dict()}
-        )
+    """Do seeds and K find the same regions? Information that the assignments of held-out tokens share, fit by fit."""
+    x, labels = bench.held().x, dict[tuple[int, int], tuple[torch.Tensor, float | None]]()
+    for count, seed in ((100, 0), (100, 1), (250, 0), (250, 1)):
+        settings = MfaSettings(count, 10, passes=2, seed=seed, start_tokens=bench.plan.tokens // 2)
+        source = ShardSource(bench.states, bench.mixture.at(), seed=0, limit=8)
+        found = best_of(fit_em(source, settings))
+        own = make_mixture(found.mixture, settings, bench.mixture.at(), {})
+        labels[count, seed] = (own.regions(x)[0][:, 0], found.held_out)
+    lines = []
+    for one, other in (((100, 0), (100, 1)), ((250, 0), (250, 1)), ((100, 0), (250, 0))):
+        same = agreement(labels[one][0], [str(int(region)) for region in labels[other][0]])
+        lines.append({
+            "kind": "stability", "fits": [list(one), list(other)], "held_out": [labels[one][1], labels[other][1]], **same.as_dict(),
+        })  # fmt: skip
     return lines
+
+
+def front(bench: Bench) -> list[Record]:
+    """Nats of the first tokens of held-out windows, which no fit has seen, beside those of the rest."""
+    config = read_run(bench.states.directory.parents[1]).config
+    texts = [record.text for record in load_records(Path(config["texts"]), TextRecord, limit=config["limit"]).records]
+    windows = pack(bench.model, texts, int(config["window"]))
+    held = np.flatnonzero(held_out_texts(len(windows), bench.source.held_out, bench.source.seed))[:24]
+    site, skipped = bench.mixture.at(), int(config["skip_first"])
+    values: dict[str, list[tuple[float, int]]] = {"the first token": [], f"the next {skipped - 1}": [], "the rest": []}
+    for read in stream(bench.model, [windows[i] for i in held], [site], max_tokens=int(config["window"])):
+        x = read[site].float()
+        nats = negative_log_likelihood(HeldOut(x, read.row), bench.mixture.parameters)
+        for value, position, row in zip(nats.tolist(), read.position.tolist(), read.row.tolist(), strict=True):
+            place = 0 if position == 0 else 1 if position < skipped else 2
+            values[list(values)[place]].append((value, row))
+    return [
+        {"kind": "front", "tokens": name, "median": float(np.median([v for v, _ in found])),
+         **mean_interval([v for v, _ in found], [r for _, r in found], 0).as_dict()}
+        for name, found in values.items()
+    ]  # fmt: skip
+
+
+GROUPS: dict[str, Callable[[Bench], list[Record]]] = {
+    "density": density, "interpretable": interpretable, "structure": structure, "steering": steering, "stability": stability,
+    "front": front, "continent": lambda bench: localization(bench, "continent"),
+    "language": lambda bench: localization(bench, "language"), "pointer": lambda bench: localization(bench, "pointer"),
+}  # fmt: skip
+
+
+def table(records: list[Record]) -> str:
+    """Markdown: a line a fit and method."""
+    shown = {
+        "density": lambda r: (r["method"], r["nll"] and span(r["nll"]), span(r["error"])),
+        "interpretable": lambda r: (r["method"], span(r), f"{r['share']:.2f} of {r['features']}", f"null {r['null']:.3f}"),
+        "kinds": lambda r: (f"{r['value']:.2f}", f"null {r['null']:.2f}, 95 % below {r['null_95']:.2f}"),
+        "geometry": lambda r: (
+            r["name"], r["by"], f"{r['in_region']:.2f} in region", f"plane {r['r_squared']:.2f}", f"line {r['line']:.2f}",
+            f"p={r['p_value']:.3f}",
+        ),
+        "steering at equal cost": lambda r: (r["method"], span(r)),
+        "stability": lambda r: (str(r["fits"]), f"{r['value']:.2f}", f"null {r['null']:.2f}"),
+        "front": lambda r: (r["tokens"], span(r), f"median {r['median']:.0f}"),
+        "interchange": lambda r: (
+            r["task"], r["featurizer"], span(r), f"changed {r['changed_right']:.2f}" if "changed_right" in r else "",
+            f"{r['kept']} of {r['features']}" if "kept" in r else "",
+        ),
+    }  # fmt: skip
+    lines = []
+    for kind, row in shown.items():
+        lines += ["", f"### {kind}", ""]
+        for r in records:
+            if r["kind"] == kind:
+                lines.append(f"| {r['model']} {r['site']} K={r['components']} | {' | '.join(str(c) for c in row(r))} |")
+    return "\n".join(lines)
+
+
+def span(r: Record) -> str:
+    """Value and interval."""
+    return f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]"
 
 
 def main() -> int:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--states", type=Path, required=True)
-    parser.add_argument("--fits", type=Path, nargs="+", required=True)
+    parser.add_argument("--states", type=Path)
+    parser.add_argument("--fits", type=Path, nargs="+", default=[])
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument(
-        "--only", nargs="+", default=["density", "structure", "steering", "stability", "continent", "pointer"]
-    )
+    parser.add_argument("--only", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if not args.table:
+        measure(args)
+    print(table(read_run(args.output_dir).results))
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Carry out what is pending, fit by fit."""
     torch.set_num_threads(1)
     plan, states = QUICK if args.quick else Plan(), open_states(args.states)
-    keys = [f"{fit.name}/{group}" for fit in args.fits for group in args.only]
     benches: dict[str, Bench] = {}
     with Run.open("experiments mfa", asdict(plan), args.output_dir, resume=True) as run:
-        for key in run.items(keys, "mfa"):
+        for key in run.items([f"{fit.name}/{group}" for fit in args.fits for group in args.only], "mfa"):
             name, group = key.split("/")
             if name not in benches:
                 benches = {name: Bench(states, load_mixture(next(fit for fit in args.fits if fit.name == name)), plan)}
             bench = benches[name]
-            measure = {"density": density, "structure": structure, "steering": steering, "stability": stability}.get(
-                group
-            )
-            lines = measure(bench) if measure else localization(bench, group)
             place = {
-                "fit": name,
-                "model": str(states.index["model"]),
-                "site": bench.mixture.site,
-                "components": len(bench.mixture.weights),
-            }
-            run.record(key, [{**place, **line} for line in lines])
-    return 0
+                "fit": name, "model": str(states.index["model"]), "site": bench.mixture.site,
+                "components": len(bench.mixture.weights), "tokens": states.tokens,
+            }  # fmt: skip
+            run.record(key, [{**place, **line} for line in GROUPS[group](bench)])
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def test_localize_scores_every_featurizer_on_the_same_pairs(shammie, tmp_path):
         "--test-pairs",
         4,
     )
-    every = ("mfa", "centroids", "full", "neurons", "pca", "das")
+    every = ("mfa", "centroids", "full", "neurons", "pca", "sae", "das")
     code, _, err = shammie(*line, "--epochs", 1, "--featurizers", *every, "--output-dir", tmp_path / "l")
     assert code == 0, err
     found = {r["featurizer"]: r for r in results(tmp_path / "l")}

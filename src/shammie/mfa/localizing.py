@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from shammie.core.harvest import Activations
 from shammie.core.model import load
 from shammie.core.task import Task
 from shammie.mfa.describe import check_states, model_name
+from shammie.mfa.featurizers import dictionary
 from shammie.mfa.fitting import load_mixture, open_states
 from shammie.mfa.localize import Exchange, accuracy, learn, prepare
-from shammie.mfa.mixture import Mixture
-from shammie.mfa.source import ShardSource, sample
+from shammie.mfa.source import ShardSource
 from shammie.mfa.tasks import build
 
 if TYPE_CHECKING:
     from shammie.core.run import Run
     from shammie.mfa.config import MfaLocalize
-
-_PCA_OF = 50_000  # tokens
-
-
-def principal_components(states: Activations, mixture: Mixture) -> Tensor:
-    """All principal directions [D, D] of a sample of the states."""
-    x = sample(ShardSource(states, mixture.at()), _PCA_OF)
-    x = x - x.mean(0)
-    _, vectors = torch.linalg.eigh((x.T @ x).double())
-    return vectors.float().flip(1)
 
 
 def prepare_localize(config: MfaLocalize) -> Task:
@@ -52,8 +38,9 @@ def prepare_localize(config: MfaLocalize) -> Task:
             exchange = None
             features: dict[str, Any] = {}
             if key != "untouched":
-                components = principal_components(states, mixture) if key == "pca" and states is not None else None
-                exchange = Exchange(key, mixture, settings, components)  # type: ignore[arg-type]
+                source = None if states is None else ShardSource(states, site)
+                width = mixture.means.shape[1]
+                exchange = Exchange(key, width, settings, dictionary(key, mixture, source))  # type: ignore[arg-type]
                 losses = learn(model, site, train, exchange, settings)
                 features = {"loss": losses[-1] if losses else None}
                 if exchange.mask is not None:

@@ -9,7 +9,7 @@ from shammie.core.errors import ShammieError
 
 Trainer = Literal["em", "paper"]
 Noise = Literal["shared", "component"]
-Featurizer = Literal["mfa", "centroids", "full", "neurons", "pca", "das"]
+Featurizer = Literal["mfa", "centroids", "full", "neurons", "pca", "sae", "das"]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Do regions keep kinds of things apart, and do cycles of weekdays and months lie on a circle inside them?"""
+"""Do regions keep kinds of things apart, and do weekdays, months, numbers and places lie in a known plane inside them?"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,12 @@ from shammie.core.capture import capture
 from shammie.core.model import LanguageModel
 from shammie.core.position import text_spans
 from shammie.core.site import Site
-from shammie.mfa.concepts import CYCLES, Mention
+from shammie.mfa.concepts import PLANES, Mention
 
 _BATCH = 32
 _NULLS = 200
+_LINES = 12  # directions in the plane that a single reading may follow
+Matrix = np.ndarray[Any, Any]
 
 
 def mention_states(model: LanguageModel, site: Site, mentions: Sequence[Mention]) -> Float[Tensor, "N D"]:
@@ -71,58 +72,55 @@ def normalized_information(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> 
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """Explained variance of the angle (cosine and sine) of a cycle from coordinates, in sentences that were left out."""
+class Geometry:
+    """Explained variance of the things' known places in a plane from coordinates, in sentences that were left out."""
 
     r_squared: float
     line: float
-    """The same for the best single direction, which can only order things along a line."""
+    """The same from the best single linear reading, which can only order things along a line."""
     p_value: float
     """Share of random orders of the things that explain as much."""
 
 
-def cycle(coordinates: Float[Tensor, "N d"], mentions: Sequence[Mention], seed: int = 0) -> Cycle:
-    """Ridge regression from coordinates onto the circle, leaving out one sentence pattern at a time."""
-    period = CYCLES[mentions[0].kind]
+def geometry(coordinates: Float[Tensor, "N d"], mentions: Sequence[Mention], seed: int = 0) -> Geometry:
+    """Ridge regression from coordinates onto a kind's plane (`PLANES`), leaving out one sentence pattern at a time."""
+    plane = np.array(PLANES[mentions[0].kind], dtype=float)
+    plane = (plane - plane.mean(0)) / plane.std(0)
     z = coordinates.double().numpy()
     z = (z - z.mean(0)) / (z.std(0) + 1e-9)
     index = np.array([m.index for m in mentions])
     fold = np.array([m.template for m in mentions])
     draw = np.random.default_rng(seed)
-    found = _explained(z, _circle(index, period), fold)
-    nulls = [_explained(z, _circle(draw.permutation(period)[index], period), fold) for _ in range(_NULLS)]
-    line = _explained_by_line(z, index, _circle(index, period), fold)
-    return Cycle(found, line, (1 + sum(null >= found for null in nulls)) / (1 + len(nulls)))
+    found = _explained(z, plane[index], fold)
+    nulls = [_explained(z, plane[draw.permutation(len(plane))[index]], fold) for _ in range(_NULLS)]
+    angles = np.arange(_LINES) * np.pi / _LINES
+    line = max(_explained_by_line(z, plane[index], np.array([np.cos(a), np.sin(a)]), fold) for a in angles)
+    return Geometry(found, line, (1 + sum(null >= found for null in nulls)) / (1 + len(nulls)))
 
 
-def _circle(index: np.ndarray[Any, Any], period: int) -> np.ndarray[Any, Any]:
-    angle = 2 * math.pi * index / period
-    return np.stack([np.cos(angle), np.sin(angle)], 1)
-
-
-def _ridge(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _ridge(x: Matrix, y: Matrix) -> Matrix:
     return np.linalg.solve(x.T @ x + 1.0 * np.eye(x.shape[1]), x.T @ y)
 
 
-def _explained(z: np.ndarray[Any, Any], target: np.ndarray[Any, Any], fold: np.ndarray[Any, Any]) -> float:
+def _explained(z: Matrix, target: Matrix, fold: Matrix) -> float:
+    return _share(target, fold, lambda train: z[~train] @ _ridge(z[train], target[train] - target[train].mean(0)))
+
+
+def _explained_by_line(z: Matrix, target: Matrix, way: Matrix, fold: Matrix) -> float:
+    """The plane from one linear reading, that of the places' component along `way`."""
+
+    def predicted(train: Matrix) -> Matrix:
+        centred = target[train] - target[train].mean(0)
+        reading = z @ _ridge(z[train], centred @ way[:, None])
+        return reading[~train] @ _ridge(reading[train], centred)
+
+    return _share(target, fold, predicted)
+
+
+def _share(target: Matrix, fold: Matrix, predicted: Callable[[Matrix], Matrix]) -> float:
+    """Variance explained in the folds that were left out; predictions are from the training mean."""
     error = 0.0
     for left in np.unique(fold):
         train = fold != left
-        centre = target[train].mean(0)
-        predicted = z[~train] @ _ridge(z[train], target[train] - centre) + centre
-        error += float(((predicted - target[~train]) ** 2).sum())
-    return 1 - error / float(((target - target.mean(0)) ** 2).sum())
-
-
-def _explained_by_line(
-    z: np.ndarray[Any, Any], index: np.ndarray[Any, Any], target: np.ndarray[Any, Any], fold: np.ndarray[Any, Any]
-) -> float:
-    """The angle from one linear reading of the place in the cycle: what a single direction can tell."""
-    error = 0.0
-    for left in np.unique(fold):
-        train = fold != left
-        reading = z @ _ridge(z[train], (index[train] - index[train].mean())[:, None].astype(float))
-        centre = target[train].mean(0)
-        predicted = reading[~train] @ _ridge(reading[train], target[train] - centre) + centre
-        error += float(((predicted - target[~train]) ** 2).sum())
+        error += float(((predicted(train) + target[train].mean(0) - target[~train]) ** 2).sum())
     return 1 - error / float(((target - target.mean(0)) ** 2).sum())
