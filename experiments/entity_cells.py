@@ -37,6 +37,10 @@ from shammie.entity_cells.localize import Localizer
 from shammie.entity_cells.settings import CausalSettings, LocalizeSettings, TrustSettings
 
 RELATIONS = ("capital", "currency")
+SWEPT = 20  # countries with known facts on which all scales and strengths are read, and cells are scaled at all tokens
+SWEEP = CausalSettings(
+    scales=(0.5, 0.0, -0.5, -1.0, -2.0, -3.0), everywhere=(0.0, -1.0, -3.0), strengths=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+)
 Record = dict[str, Any]
 
 
@@ -108,6 +112,7 @@ def main() -> int:
         measure(run, plan, Bench(model, entities, localized(run, "unique", None), settings), "unique")
         paper = CausalSettings(scales=(-1.0,), group=0)
         measure(run, plan, Bench(model, entities, localized(run, "paper", None), paper), "paper")
+        sweep(run, plan, Bench(model, entities, localized(run, "unique", None), SWEEP))
         for key in run.pending(["forms"]):
             names = [entity.name for entity in entities.entities]
             localizer = Localizer(model, names, LocalizeSettings(templates=plan.templates))
@@ -146,6 +151,18 @@ def measure(run: Run, plan: Plan, bench: Bench, protocol: str) -> None:
             run.record(key, list(bench.depth(parts[key], plan.step)))
 
 
+def sweep(run: Run, plan: Plan, bench: Bench) -> None:
+    """All scales, at the name and at all tokens, and all strengths, on the first countries whose facts are known."""
+    known = {(r["entity"], r["relation"]) for r in run.results() if r["kind"] == "fact" and r["known"]}
+    everyone = [n for n in range(len(bench.entities)) if bench.cells.found(n)]
+    kept = [n for n in everyone if any(bench.cells.names[n] == entity for entity, _ in known)][:SWEPT]
+    parts = {f"sweep/{kind}/{part[0]}": (kind, part) for kind in ("ablated", "injected") for part in chunks(kept, 5)}
+    for key in run.items(list(parts), f"{plan.model} sweep"):
+        kind, part = parts[key]
+        facts = [(n, f) for n, f in bench.facts(part) if (bench.cells.names[n], f.relation) in known]
+        run.record(key, [{**row, "protocol": "sweep"} for row in getattr(bench, kind)(facts)])
+
+
 def summary(run: Run, entities: EntitySet) -> list[Record]:
     """Every figure of the card."""
     results = run.results()
@@ -174,6 +191,10 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
             {**row, "protocol": protocol, "known": len({k for k in every.facts if every.facts[k]["known"]})}
             for row in found
         ]
+    swept = Readings([*facts, *(row for row in results if row.get("protocol") == "sweep")])
+    if swept.ablated:
+        found = [*ablation_summary(swept), *injection_summary(swept, None)]
+        lines += [{**row, "protocol": "sweep", "known": SWEPT} for row in found]
     forms = [row for row in results if row["kind"] == "form"]
     for kind in sorted({row["form_kind"] for row in forms}):
         own = [row for row in forms if row["form_kind"] == kind]

@@ -14,12 +14,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 
 from shammie.core.data import TextRecord, load_records
 from shammie.core.edit import Edit, add
@@ -27,7 +27,7 @@ from shammie.core.harvest import Activations, stream
 from shammie.core.model import load
 from shammie.core.run import Run, read_run
 from shammie.core.stats import mean_interval
-from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture, nearest
+from shammie.mfa.baselines import Principal, SparseAutoencoder, gaussians, nearest
 from shammie.mfa.concepts import CONCEPTS, PLANES, mentions
 from shammie.mfa.em import fit_em
 from shammie.mfa.equations import Parameters
@@ -49,7 +49,7 @@ from shammie.mfa.settings import Featurizer, LocalizeSettings, MfaSettings
 from shammie.mfa.source import ShardSource, held_out_texts, sample
 from shammie.mfa.steer import steer
 from shammie.mfa.structure import agreement, geometry, mention_states
-from shammie.mfa.tasks import build
+from shammie.mfa.tasks import TASKS, build
 
 Record = dict[str, Any]
 PROMPTS = ("I think that", "Yesterday we talked about", "The next one is")
@@ -74,10 +74,11 @@ class Plan:
     judged: int = 300
     """Held-out tokens whose features are judged interpretable or not."""
     pairs: int = 128
-    gmm_iterations: int = 4
+    shards: int | None = None
+    """Of the harvest, for what is trained here; None for all."""
 
 
-QUICK = Plan(20_000, 4000, 60, 32, 1)
+QUICK = Plan(20_000, 4000, 60, 32, 2)
 
 
 class Bench:
@@ -85,7 +86,8 @@ class Bench:
 
     def __init__(self, states: Activations, mixture: Mixture, plan: Plan) -> None:
         self.states, self.mixture, self.plan = states, mixture, plan
-        self.source = ShardSource(states, mixture.at(), mixture.settings.held_out, mixture.settings.seed)
+        settings = mixture.settings
+        self.source = ShardSource(states, mixture.at(), settings.held_out, settings.seed, plan.shards)
         self.model = load(str(states.index["model"]), dtype="float32")
         self._sae: SparseAutoencoder | None = None
 
@@ -117,38 +119,26 @@ class Bench:
 def density(bench: Bench) -> list[Record]:
     """Held-out density and reconstruction of the mixture and of what has about as many parameters."""
     held, x = bench.held(), sample(bench.source, bench.plan.tokens)
-    generator = torch.Generator().manual_seed(0)
     rank = bench.mixture.loadings.shape[2]
     lines = [_line(held, "mfa", bench.numbers, bench.mixture.parameters, bench.mixture.reconstruct)]
     for dimensions in (rank + 1, 64):
         pca = Principal.fit(x, dimensions)
         lines.append(_line(held, f"pca {dimensions}", dimensions, pca.mixture(), pca.reconstruct))
-    cells = cells_as_mixture(x, min(bench.numbers, len(x) // 8), 8, False, generator)
-    count = len(cells.weights)
-    lines.append(_line(held, "k-means", count, cells, lambda rows: nearest(rows, cells.means)))
-    lines.append(_line(held, "diagonal Gaussians", bench.numbers // 2, *_diagonal(bench, x, generator)))
-    sae = bench.sae()
-    lines.append(_line(held, f"top-{rank + 1} autoencoder", bench.numbers, None, sae))
+    lines.append(_line(held, f"top-{rank + 1} autoencoder", bench.numbers, None, bench.sae()))
     return lines
 
 
-def _diagonal(bench: Bench, x: torch.Tensor, generator: torch.Generator) -> tuple[Parameters, Callable[..., Any]]:
-    begun = cells_as_mixture(x, min(bench.numbers // 2, len(x) // 8), 8, True, generator)
-    peer = GaussianMixture(
-        len(begun.weights), covariance_type="diag", max_iter=bench.plan.gmm_iterations, tol=0.0, reg_covar=1e-2,
-        weights_init=begun.weights.double().numpy() / float(begun.weights.double().sum()), means_init=begun.means.double().numpy(),
-        precisions_init=(1 / begun.noise).double().numpy(),
-    )  # fmt: skip
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it has not converged, which is meant
-        peer.fit(x[: bench.plan.tokens // 2].numpy())
-    found = Parameters(
-        torch.from_numpy(peer.weights_).float().clamp(min=1e-9), torch.from_numpy(peer.means_).float(), begun.loadings,
-        torch.from_numpy(peer.covariances_).float(),
-    )  # fmt: skip
-    return found, lambda rows: nearest(rows, found.means)
+def cells(bench: Bench) -> list[Record]:
+    """The same of Gaussians without local directions, as many as have the mixture's number of parameters."""
+    held = bench.held()
+    centroids, diagonal = (
+        gaussians(bench.source, count, noise, passes)  # type: ignore[arg-type]
+        for count, noise, passes in ((bench.numbers, "shared", 1), (bench.numbers // 2, "component", 2))
+    )
+    return [
+        _line(held, name, len(found.weights), found, partial(nearest, centres=found.means))
+        for name, found in (("k-means", centroids), ("diagonal Gaussians", diagonal))
+    ]
 
 
 def _line(held: HeldOut, name: str, directions: int, mixture: Parameters | None, rebuild: Any) -> Record:
@@ -339,10 +329,15 @@ def front(bench: Bench) -> list[Record]:
 
 
 GROUPS: dict[str, Callable[[Bench], list[Record]]] = {
-    "density": density, "interpretable": interpretable, "structure": structure, "steering": steering, "stability": stability,
-    "front": front, "continent": lambda bench: localization(bench, "continent"),
-    "language": lambda bench: localization(bench, "language"), "pointer": lambda bench: localization(bench, "pointer"),
-}  # fmt: skip
+    "density": density,
+    "cells": cells,
+    "interpretable": interpretable,
+    "structure": structure,
+    "steering": steering,
+    "stability": stability,
+    "front": front,
+    **{task: partial(localization, task=task) for task in TASKS},
+}
 
 
 def table(records: list[Record]) -> str:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
 
 from pico import build
-from shammie.core.errors import DataError, NonFiniteError
+from shammie.core.errors import DataError, NonFiniteError, ShammieError
 from shammie.core.score import choose
 from shammie.core.site import Site
-from shammie.mfa.baselines import Principal, SparseAutoencoder, cells_as_mixture, nearest
+from shammie.mfa.baselines import Principal, SparseAutoencoder, gaussians, nearest
 from shammie.mfa.concepts import CONCEPTS, mentions
 from shammie.mfa.em import fit_em
 from shammie.mfa.evaluate import Effect, HeldOut, negative_log_likelihood, squared_error
@@ -35,7 +36,16 @@ from shammie.mfa.settings import LocalizeSettings, MfaSettings
 from shammie.mfa.source import TensorSource, held_out_texts, sample
 from shammie.mfa.steer import steer
 from shammie.mfa.structure import geometry, mention_states, normalized_information
-from shammie.mfa.tasks import Pair, choice_questions, city_questions, known, pairs_of, read_choices, read_ravel
+from shammie.mfa.tasks import (
+    Pair,
+    choice_questions,
+    city_questions,
+    known,
+    pairs_of,
+    read_benchmark,
+    read_choices,
+    read_ravel,
+)
 
 SITE = Site("residual", 1)
 
@@ -60,11 +70,10 @@ def test_principal_components_are_scikit_learns():
 def test_a_mixture_beats_cells_and_one_gaussian_where_there_is_a_mixture():
     _, x, _ = Toy(components=5, spread=5.0).draw(1)
     held = HeldOut(Toy(components=5, spread=5.0).draw(1)[1][:800], torch.arange(800))
-    mixture = fitted(x, 5)
-    generator = torch.Generator().manual_seed(0)
-    cells = cells_as_mixture(x, 15, 10, False, generator)
+    mixture, source = fitted(x, 5), TensorSource(x)
+    cells = gaussians(source, 15, "shared")
     nats = {name: float(negative_log_likelihood(held, m).mean()) for name, m in (
-        ("mfa", mixture.parameters), ("cells", cells), ("diagonal", cells_as_mixture(x, 8, 10, True, generator)),
+        ("mfa", mixture.parameters), ("cells", cells), ("diagonal", gaussians(source, 8, "component")),
         ("gaussian", Principal.fit(x, 3).mixture()),
     )}  # fmt: skip
     assert min(nats, key=nats.get) == "mfa"
@@ -72,6 +81,23 @@ def test_a_mixture_beats_cells_and_one_gaussian_where_there_is_a_mixture():
         float(squared_error(held, f).mean()) for f in (mixture.reconstruct, lambda rows: nearest(rows, cells.means))
     ]
     assert errors[0] < errors[1] < 1
+
+
+def test_gaussians_without_directions_are_scikit_learns():
+    _, x, _ = Toy(components=4, spread=6.0).draw(2)
+    ours = gaussians(TensorSource(x, held_out=0.0), 4, "component", passes=40)
+    assert float(ours.loadings.abs().max()) == 0
+    begun = {
+        "weights_init": ours.weights / ours.weights.sum(),
+        "means_init": ours.means,
+        "precisions_init": 1 / ours.noise,
+    }
+    begun = {name: value.double().numpy() for name, value in begun.items()}
+    theirs = GaussianMixture(4, covariance_type="diag", random_state=0, **begun).fit(
+        x.numpy()
+    )  # goes on where we ended
+    nll = negative_log_likelihood(HeldOut(x, torch.arange(len(x))), ours)
+    assert float(-nll.double().mean()) == pytest.approx(theirs.score(x.numpy()), abs=0.02)
 
 
 def test_an_autoencoder_learns_sparse_directions():
@@ -196,11 +222,24 @@ def test_pairs_exchange_or_keep(tmp_path):
     (pair,) = read_ravel(tmp_path / "ravel.jsonl", "Country")
     assert (pair.base_answer, pair.expected) == (" France", " Italy")
     assert read_ravel(tmp_path / "ravel.jsonl", "Continent")[0].expected == " France"
+    bare = {"prompt": "Oslo is in", "entity": "Oslo", "attribute": "Country"}
+    row = {**bare, "label": " Norway", "attribute_counterfactual": {**bare, "prompt": "Lima is in", "entity": "Lima"}}
+    (tmp_path / "bare.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="line 1: the row lacks 'Country'"):
+        read_ravel(tmp_path / "bare.jsonl", "Country")
+    table = {"Oslo": {"Country": "Norway"}, "Lima": {"Country": "Peru"}}
+    (tmp_path / "ravel_city_entity.json").write_text(json.dumps(table))
+    (pair,) = read_benchmark(f"ravel:{tmp_path / 'bare.jsonl'}:Country")
+    assert (pair.base_part, pair.source_part, pair.answers) == ("Oslo", "Lima", (" Norway", " Peru"))
+    assert (pair.base_answer, pair.expected) == (" Norway", " Peru")
     choice = {"prompt": "q", "choices": {"label": ["A", "B"]}, "answerKey": 0}
     (tmp_path / "mcqa.jsonl").write_text(
         json.dumps({**choice, "answerPosition_counterfactual": {**choice, "answerKey": 1}})
     )
     assert read_choices(tmp_path / "mcqa.jsonl")[0].expected == " B"
+    assert read_benchmark(f"mcqa:{tmp_path / 'mcqa.jsonl'}") == read_choices(tmp_path / "mcqa.jsonl")
+    with pytest.raises(ShammieError, match="ravel:FILE:ATTRIBUTE"):
+        read_benchmark("ravel:rows.jsonl")
     (tmp_path / "bad.jsonl").write_text(json.dumps(choice))
     with pytest.raises(DataError, match="line 1"):
         read_choices(tmp_path / "bad.jsonl")

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shammie.core.errors import NonFiniteError
-from shammie.mfa.cells import assign, kmeans
-from shammie.mfa.equations import NOISE_FLOOR, Parameters
+from shammie.mfa.cells import assign
+from shammie.mfa.em import Pass, fit_em, mean_negative_log_likelihood, start
+from shammie.mfa.equations import Parameters
+from shammie.mfa.fit import best_of
+from shammie.mfa.settings import MfaSettings, Noise
 from shammie.mfa.source import Source
 
 
@@ -43,29 +46,17 @@ class Principal:
         return Parameters(torch.ones(1), self.centre[None], loadings[None], noise)
 
 
-def cells_as_mixture(
-    x: Float[Tensor, "N D"], count: int, iterations: int, diagonal: bool, generator: torch.Generator
-) -> Parameters:
-    """k-means cells as Gaussians: one spherical variance for all, or a diagonal of each (started so, scikit-learn goes on)."""
-    centre = x.mean(0)
-    centres, members = kmeans(x - centre, count, iterations, 1, generator)
-    sizes = torch.bincount(members, minlength=count).float()
-    left = (x - centre - centres[members]).square()
-    if diagonal:
-        sums = torch.zeros(count, x.shape[1]).index_add_(0, members, left)
-        pooled = left.mean(0)
-        noise = (sums + 10 * pooled) / (
-            sizes[:, None] + 10
-        )  # as if each cell had ten further tokens of everyone's spread
-    else:
-        noise = left.mean().expand(1, x.shape[1]).clone()
-    loadings = torch.zeros(count, x.shape[1], 1)
-    return Parameters(
-        (sizes + 0.5) / (sizes + 0.5).sum(),
-        centres + centre,
-        loadings,
-        noise.clamp(min=float(NOISE_FLOOR * noise.max())),
-    )
+def gaussians(source: Source, count: int, noise: Noise, passes: int = 2, seed: int = 0) -> Parameters:
+    """Gaussians without local directions, by EM over all tokens: `component` a diagonal each, `shared` one for all.
+
+    Loadings of zero stay zero in EM, so the mixture's own trainer fits them; with one noise for all they are k-means
+    cells as a density, whose centroids are what k-means reconstructs.
+    """
+    settings = MfaSettings(count, 1, noise=noise, passes=passes, iterations=5, seed=seed)
+    begun = start(source, settings)
+    begun = begun._replace(loadings=torch.zeros_like(begun.loadings))
+    first = Pass(0, begun, None, mean_negative_log_likelihood(begun, source, settings))
+    return best_of([first, *fit_em(source, settings, begin=first)]).mixture
 
 
 def nearest(x: Float[Tensor, "N D"], centres: Float[Tensor, "K D"]) -> Float[Tensor, "N D"]:
@@ -88,14 +79,16 @@ class SparseAutoencoder(nn.Module):
 
     def codes(self, x: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor]:
         """The k largest activations of each token and their features [B, k]."""
-        found = ((x / self.scale - self.centre) @ self.encoder.T + self.bias).topk(self.active, dim=-1)
-        return found.values.relu(), found.indices
+        inputs = x / self.scale - self.centre
+        with torch.no_grad():
+            chosen = (inputs @ self.encoder.T + self.bias).topk(self.active, dim=-1).indices
+        values = (self.encoder[chosen] * inputs[:, None]).sum(-1) + self.bias[chosen]  # gradients of these alone
+        return values.relu(), chosen
 
     def features(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """The activations of all features, so that features @ directions + centre is the reconstruction."""
-        values, features = self.codes(x)
-        table = torch.zeros(len(x), len(self.decoder), dtype=x.dtype).scatter(1, features, values)
-        return table * self.scale
+        values, chosen = self.codes(x)
+        return torch.zeros(len(x), len(self.decoder), dtype=x.dtype).scatter(1, chosen, values) * self.scale
 
     @property
     def directions(self) -> Float[Tensor, "F D"]:
@@ -104,7 +97,9 @@ class SparseAutoencoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """The reconstruction."""
-        return self.features(x) @ self.directions + self.centre * self.scale
+        values, chosen = self.codes(x)
+        summed = nn.functional.embedding_bag(chosen, self.directions, mode="sum", per_sample_weights=values)
+        return (summed + self.centre) * self.scale
 
     @classmethod
     def fit(
@@ -120,7 +115,7 @@ class SparseAutoencoder(nn.Module):
         """Adam on the squared error, activations scaled to a mean squared norm of D. Errors: NonFiniteError."""
         generator = torch.Generator().manual_seed(seed)
         module = cls(source.width, features, active, generator)
-        optimizer = torch.optim.Adam(module.parameters(), rate)
+        optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
         begun = False
         for epoch in range(epochs):
             for block in tqdm(source.blocks("train", epoch + 1), desc="autoencoder", unit="block", disable=None):

