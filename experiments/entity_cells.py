@@ -193,7 +193,7 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
         ]
     swept = Readings([*facts, *(row for row in results if row.get("protocol") == "sweep")])
     if swept.ablated:
-        found = [*ablation_summary(swept), *injection_summary(swept, None)]
+        found = [*ablation_summary(swept), *injection_summary(swept, "capital")]
         lines += [{**row, "protocol": "sweep", "known": SWEPT} for row in found]
     forms = [row for row in results if row["kind"] == "form"]
     for kind in sorted({row["form_kind"] for row in forms}):

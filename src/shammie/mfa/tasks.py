@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from shammie.core import files
+from shammie.core.batch import encode, pad, plan_batches
+from shammie.core.capture import capture
 from shammie.core.data import load_records
 from shammie.core.errors import DataError, ShammieError
 from shammie.core.model import LanguageModel
-from shammie.core.score import score
+from shammie.core.position import LAST
 
-TASKS = ("continent", "language", "pointer")
+TASKS = ("continent", "language", "pointer", "owner")
 _CONTINENTS = {
     "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America", "SA": "South America", "OC": "Oceania",
 }  # fmt: skip
@@ -33,6 +35,7 @@ _LANGUAGES = {
 }  # fmt: skip
 _COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "purple", "pink")
 _THINGS = ("ball", "box", "car", "hat", "cup", "door", "book", "coat", "chair", "lamp")
+_PEOPLE = ("Anna", "Ben", "Carl", "Dora")
 _BIGGEST = 500  # cities
 _RAVEL_TABLE = "ravel_city_entity.json"
 
@@ -62,6 +65,11 @@ class Question:
     answers: tuple[str, ...]
     answer: str
     variable: str
+
+    @property
+    def place(self) -> int:
+        """The value as a number."""
+        return self.answers.index(self.answer)
 
 
 def city_questions(attribute: str) -> list[Question]:
@@ -97,38 +105,60 @@ def choice_questions(count: int, seed: int) -> list[Question]:
     return found
 
 
-def known(model: LanguageModel, questions: Sequence[Question]) -> list[Question]:
-    """The questions that the model answers rightly, by log-likelihood of the listed answers."""
-    scored = iter(score(model, [(q.prompt, answer) for q in questions for answer in q.answers]))
-    found = []
-    for question in questions:
-        own = {answer: next(scored).log_probability for answer in question.answers}
-        if max(own, key=lambda answer: own[answer]) == question.answer:
-            found.append(question)
+def owner_questions(count: int, seed: int) -> list[Question]:
+    """Four people with a thing each, always in the same order, and one of them asked for: a pointer that small models follow."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        things, asked = draw.sample(_THINGS, 4), draw.randrange(4)
+        told = " ".join(f"{person} has the {thing}." for person, thing in zip(_PEOPLE, things, strict=True))
+        answers = tuple(f" {thing}" for thing in things)
+        found.append(Question(f"{told} {_PEOPLE[asked]} has the", "", answers, answers[asked], "owner"))
     return found
+
+
+def known(model: LanguageModel, questions: Sequence[Question]) -> list[Question]:
+    """The questions that the model answers rightly, by the first tokens of the listed answers, as interventions are scored."""
+    found = set[int]()
+    encoded = [encode(model, question.prompt) for question in questions]
+    for rows in plan_batches([len(ids) for ids in encoded]):
+        batch = pad([encoded[row] for row in rows], device=model.device)
+        logits = capture(model, batch, [], positions=LAST, logits=True).logits
+        assert logits is not None
+        for row, own in zip(rows, logits, strict=True):
+            question = questions[row]
+            best = int(own[first_tokens(model, question.answers)].argmax())
+            if question.answers[best] == question.answer:
+                found.add(row)
+    return [questions[row] for row in sorted(found)]
+
+
+def first_tokens(model: LanguageModel, answers: Sequence[str]) -> list[int]:
+    """The first token of each answer. Errors: ShammieError where two are the same."""
+    firsts = [int(model.tokenizer(text, add_special_tokens=False)["input_ids"][0]) for text in answers]
+    if len(set(firsts)) < len(firsts):
+        raise ShammieError(f"two of the answers {', '.join(answers)} begin with the same token; reword them")
+    return firsts
 
 
 def pairs_of(changing: Sequence[Question], keeping: Sequence[Question], count: int, seed: int) -> list[Pair]:
     """Pairs in which the exchanged variable is asked for, and as many in which another attribute is, which must stay.
 
-    `keeping` are questions on another attribute of the same things; without them all pairs ask for the variable. Errors:
-    DataError where the known questions have fewer than two different answers.
+    The variable is the place of the answer among a question's answers. `keeping` are questions on another attribute of the
+    same things; without them all pairs ask for the variable. Errors: DataError where the known questions have fewer than
+    two different values.
     """
-    if len({question.answer for question in changing}) < 2:
+    if len({question.place for question in changing}) < 2:
         raise DataError("the model knows fewer than two values of this variable; choose another task or model")
     draw, found = random.Random(seed), []
     for index in range(count):
         source = draw.choice(changing)
         if keeping and index % 2:
             base = draw.choice(keeping)
-            found.append(
-                Pair(base.prompt, source.prompt, base.part, source.part, base.answers, base.answer, base.answer)
-            )
+            expected = base.answer
         else:
-            base = draw.choice([question for question in changing if question.answer != source.answer])
-            found.append(
-                Pair(base.prompt, source.prompt, base.part, source.part, base.answers, base.answer, source.answer)
-            )
+            base = draw.choice([question for question in changing if question.place != source.place])
+            expected = base.answers[source.place]
+        found.append(Pair(base.prompt, source.prompt, base.part, source.part, base.answers, base.answer, expected))
     return found
 
 
@@ -142,16 +172,16 @@ def build(
             raise DataError(f"{task} holds {len(pairs)} pair; give at least 2")
         cut = max(1, min(train, len(pairs) - 1))
         return pairs[:cut], pairs[cut : cut + test], {"asked": len(pairs), "known": len(pairs)}
-    if task == "pointer":
-        asked = choice_questions(240, seed)
+    if task in ("pointer", "owner"):
+        asked = choice_questions(240, seed) if task == "pointer" else owner_questions(240, seed)
         right, other = known(model, asked), []
     else:
         asked = city_questions(task)
         right = known(model, asked)
         other = known(model, city_questions("language" if task == "continent" else "continent"))
     random.Random(seed).shuffle(right)
-    cities = {question.part for question in right[len(right) // 2 :]} if task != "pointer" else set()
     first, second = right[: len(right) // 2], right[len(right) // 2 :]
+    cities = {question.part for question in second}
     sides = ([q for q in other if q.part not in cities], [q for q in other if q.part in cities])
     counts = {"asked": len(asked), "known": len(right), "chance": round(1 / len(asked[0].answers), 4)}
     return pairs_of(first, sides[0], train, seed), pairs_of(second, sides[1], test, seed + 1), counts
