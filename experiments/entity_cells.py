@@ -26,6 +26,7 @@ from shammie.entity_cells.evaluate import (
     ablation_summary,
     best_scale,
     depth_summary,
+    forms_summary,
     injection_summary,
     localization_summary,
     popularity_summary,
@@ -113,6 +114,7 @@ def main() -> int:
         paper = CausalSettings(scales=(-1.0,), group=0)
         measure(run, plan, Bench(model, entities, localized(run, "paper", None), paper), "paper")
         sweep(run, plan, Bench(model, entities, localized(run, "unique", None), SWEEP))
+        recalled_from_forms(run, plan, Bench(model, entities, localized(run, "unique", None), settings))
         for key in run.pending(["forms"]):
             names = [entity.name for entity in entities.entities]
             localizer = Localizer(model, names, LocalizeSettings(templates=plan.templates))
@@ -163,6 +165,17 @@ def sweep(run: Run, plan: Plan, bench: Bench) -> None:
         run.record(key, [{**row, "protocol": "sweep"} for row in getattr(bench, kind)(facts)])
 
 
+def recalled_from_forms(run: Run, plan: Plan, bench: Bench) -> None:
+    """What acronyms, misspellings and other scripts of the first countries find, injected at the placeholder."""
+    known = {(r["entity"], r["relation"]) for r in run.results() if r["kind"] == "fact" and r["known"]}
+    everyone = [n for n in range(min(plan.forms, len(bench.entities))) if bench.cells.found(n)]
+    for key in run.pending(["forms/injected"]):
+        names = [entity.name for entity in bench.entities]
+        localizer = Localizer(bench.model, names, LocalizeSettings(templates=plan.templates))
+        facts = [(n, f) for n, f in bench.facts(everyone) if (bench.cells.names[n], f.relation) in known]
+        run.record(key, list(bench.injected_forms(localizer, facts)))
+
+
 def summary(run: Run, entities: EntitySet) -> list[Record]:
     """Every figure of the card."""
     results = run.results()
@@ -195,6 +208,7 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
     if swept.ablated:
         found = [*ablation_summary(swept), *injection_summary(swept, "capital")]
         lines += [{**row, "protocol": "sweep", "known": SWEPT} for row in found]
+    lines += forms_summary(results, Readings(facts), "capital")
     forms = [row for row in results if row["kind"] == "form"]
     for kind in sorted({row["form_kind"] for row in forms}):
         own = [row for row in forms if row["form_kind"] == kind]

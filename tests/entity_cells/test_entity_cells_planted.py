@@ -12,6 +12,7 @@ from shammie.entity_cells.evaluate import (
     ablation_summary,
     best_scale,
     depth_summary,
+    forms_summary,
     injection_summary,
     localization_summary,
     popularity_summary,
@@ -111,6 +112,14 @@ def test_an_alias_has_the_same_cell(world, localizer, cells):
     wired = names(world, world.wired)
     assert all(forms[name]["same_cell"] and forms[name]["rank"] == 1 for name in wired)
     assert all(forms[name]["uniqueness"] > 1.5 for name in wired)
+
+
+def test_what_an_alias_finds_recalls_the_entity_at_a_placeholder(world, localizer, bench, readings):
+    records = list(bench.injected_forms(localizer, bench.facts(world.wired)))
+    found = {(r["arm"], r["form_kind"]): r for r in forms_summary(records, readings, "capital")}
+    for arm in ("own_at_form", "form"):
+        assert found[arm, "alias"]["relprob"]["low"] > 0.5
+        assert found[arm, "alias"]["forms"] == 2 * len(world.wired)  # one alias, two relations that were not chosen on
 
 
 def test_the_patch_makes_the_model_forget_one_entity_and_reverts_to_the_same_bytes(world, cells, bench):

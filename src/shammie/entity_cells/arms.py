@@ -5,14 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from shammie.core.site import neurons
 from shammie.entity_cells import equations as eq
-from shammie.entity_cells.cells import Cells
+from shammie.entity_cells.cells import NONE, Cells
 from shammie.entity_cells.measure import Change, scaled
+
+if TYPE_CHECKING:
+    from shammie.entity_cells.localize import Localizer, Statistics
 
 _ALIKE = 20  # neurons of most similar deviation among which a random one is drawn
 
@@ -73,6 +77,16 @@ class Arms:
             found.append(Arm("own_group", tuple(self.cells.group(entity, self.group))))
             found += [Arm("other_group", tuple(self.cells.group(e, self.group))) for e in others[:1]]
         return found
+
+    def of_form(self, localizer: Localizer, statistics: Statistics, row: int, entity: int) -> list[Arm]:
+        """What another form of an entity's name finds by itself (form, form_group), and the entity's cell as it is there."""
+        activity, layout = localizer.activity(statistics, row), localizer.layout
+        best = localizer.top(localizer.ranking(statistics, row, entity), max(1, self.group))
+        cells = [(*layout.place(int(i)), float(activity[i])) for i in best if i != NONE]
+        layer, neuron = self._place(entity)
+        own = Arm("own_at_form", ((layer, neuron, float(activity[layout.index(layer, neuron)])),))
+        found = [Arm("form", tuple(cells[:1])), *([Arm("form_group", tuple(cells))] if self.group else [])]
+        return [own, *(found if cells else [])]
 
     def layer_vector(self, entity: int) -> tuple[int, Tensor]:
         """The entity's whole activity in its cell's layer: what injecting everything there can do."""

@@ -14,6 +14,7 @@ from shammie.entity_cells.evaluate import (
     ablation_summary,
     best_scale,
     depth_summary,
+    forms_summary,
     injection_summary,
     popularity_summary,
     trust,
@@ -73,8 +74,11 @@ def carry_out(run: Run, at: Localized, bench: Bench, config: CellsReport) -> Non
         facts_ = [(n, f) for n, f in bench.facts(everyone) if (bench.cells.names[n], f.relation) in known]
         run.record(key, list(bench.depth(facts_[: config.depth], config.step)))
     for key in run.items(["forms"], "surface forms"):
-        localizer = at.localizer(at.cells.settings)
-        run.record(key, list(surface_forms(localizer, bench.entities, at.cells)))
+        localizer, known = at.localizer(at.cells.settings), _known(run.results())
+        facts_ = [(n, f) for n, f in bench.facts(everyone) if (bench.cells.names[n], f.relation) in known]
+        facts_ = [(n, f) for n, f in facts_ if bench.cells.found(n)][: config.forms]
+        found = list(surface_forms(localizer, bench.entities, at.cells))
+        run.record(key, [*found, *bench.injected_forms(localizer, facts_)])
 
 
 def _known(records: Sequence[Record]) -> set[tuple[str, str]]:
@@ -102,6 +106,7 @@ def summarize(records: Sequence[Record], at: Localized, choose_on: str, config: 
         lines.append(trust_summary(readings, config.trust, protocol, scale, held))
     lines += [popularity_summary(popularity, verdicts), *ablation_summary(readings)]
     lines += [*injection_summary(readings, choose_on), *depth_summary(records, readings)]
+    lines += forms_summary(records, readings, choose_on)
     cells = {finding["entity"]: finding for finding in at.cells.findings}
     for name, passed in verdicts.items():
         cell = cells[name]

@@ -141,6 +141,8 @@ class CellsReport:
     """Facts behind the depth curve."""
     step: int = 2
     """Layers from one point of the depth curve to the next."""
+    forms: int = 20
+    """Facts behind the recall from other forms of the names."""
     model: str | None = None
     """The model, where it is no longer under the name that was localized."""
     device: str | None = None
@@ -155,8 +157,8 @@ class CellsReport:
     """When a cell is trusted."""
 
     def __post_init__(self) -> None:
-        if min(self.chunk, self.step) < 1 or self.depth < 0:
-            raise ShammieError("--chunk and --step must be at least 1, and --depth not negative")
+        if min(self.chunk, self.step) < 1 or min(self.depth, self.forms) < 0:
+            raise ShammieError("--chunk and --step must be at least 1, and --depth and --forms not negative")
 
     def prepare(self) -> Task:
         """Load the cells and the model they were found in."""

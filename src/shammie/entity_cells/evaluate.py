@@ -200,6 +200,34 @@ def injection_summary(readings: Readings, choose_on: str | None, seed: int = 0) 
         yield _successes(readings, own, controls[0], picked, everything)
 
 
+def forms_summary(records: Iterable[Record], readings: Readings, choose_on: str, seed: int = 0) -> Iterator[Record]:
+    """RelProb and pass@5 of what other forms of the names find, by form and arm, at the strength best on `choose_on`."""
+    rows = [record for record in records if record["kind"] == "form_injected"]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        base = [row for row in own if row["relation"] == choose_on]
+        held = [row for row in own if row["relation"] != choose_on]
+        if not base or not held:
+            continue
+
+        def share(strength: float, base: Sequence[Record] = base) -> float:
+            return fmean(row["p"] for row in base if row["strength"] == strength)
+
+        best = max(sorted({row["strength"] for row in base}), key=share)
+        for kind in ("all", *dict.fromkeys(row["form_kind"] for row in held)):
+            chosen = [row for row in held if row["strength"] == best and kind in ("all", row["form_kind"])]
+            present = [readings.facts[row["entity"], row["relation"]]["p"] for row in chosen]
+            units = [row["entity"] for row in chosen]
+            found = bootstrap(
+                lambda a, b: a.mean() / b.mean(), [r["p"] for r in chosen], present, clusters=units, seed=seed
+            )
+            pass_at_5 = mean_interval([float(r["rank"] <= 5) for r in chosen], units, seed)
+            yield {
+                "kind": "form_injection", "arm": arm, "form_kind": kind, "strength": best, "forms": len(chosen),
+                "relprob": found.as_dict(), "pass_at_5": pass_at_5.as_dict(),
+            }  # fmt: skip
+
+
 def _best_strength(readings: Readings, arm: str, strengths: Sequence[float], keys: Sequence[_Key]) -> float:
     """The strength with the largest RelProb on some facts."""
 

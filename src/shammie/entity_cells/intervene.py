@@ -114,6 +114,30 @@ class Bench:
                     heads.append({**self._head("injected", number, fact), "arm": arm.name, "strength": strength})
         yield from _joined(heads, ask(self.model, jobs))
 
+    def injected_forms(self, localizer: Localizer, known: Sequence[tuple[int, Fact]]) -> Iterator[Record]:
+        """Known facts with the placeholder for the name and what another form of the name has put in its place.
+
+        Arms: `form`, the best cell that is found from the form itself; `form_group`, its best together; `own_at_form`, the
+        entity's own cell with the activity that the form gives it.
+        """
+        jobs: list[Job] = []
+        heads = []
+        for number in dict.fromkeys(number for number, _ in known):
+            forms = self.entities[number].forms
+            statistics = localizer.read([form for _, form in forms]) if forms else None
+            for row, (kind, form) in enumerate(forms):
+                assert statistics is not None
+                for arm in self.arms.of_form(localizer, statistics, row, number):
+                    for fact in [fact for owner, fact in known if owner == number]:
+                        question = placeholder(self.model, fact, self.entities[number].name)
+                        for strength in self.settings.strengths:
+                            jobs.append((question, arm.injection(self.cells, strength)))
+                            head = self._head("form_injected", number, fact)
+                            heads.append(
+                                {**head, "form": form, "form_kind": kind, "arm": arm.name, "strength": strength}
+                            )
+        yield from _joined(heads, ask(self.model, jobs)) if jobs else ()
+
     def depth(self, known: Sequence[tuple[int, Fact]], step: int = 1) -> Iterator[Record]:
         """Known facts with the placeholder for the name and, layer by layer, the entity's own states put in its place.
 

@@ -272,4 +272,14 @@ def form_blocks(records: Sequence[Record]) -> list[Block]:
         same = sum(form["same_cell"] for form in own)
         unique = sum(form["rank"] is not None for form in own)
         rows.append([kind, len(own), same, unique])
-    return [Table(["form", "names", "same best cell", "cell still unique"], rows, "Surface forms")] if rows else []
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(["form", "names", "same best cell", "cell still unique"], rows, "Surface forms"))
+    injected = of_kind(records, "form_injection")
+    if injected:
+        titles = {"own_at_form": "the entity's cell, as active as for the form", "form": "the form's own best cell"}
+        titles["form_group"] = "the form's best cells together"
+        shown = [[r["form_kind"], titles[r["arm"]], r["forms"], r["relprob"], r["pass_at_5"]] for r in injected]
+        head = ["form", "injected at the placeholder", "readings", "RelProb", "pass@5"]
+        blocks.append(Table(head, shown, "Recall from other forms of the name"))
+    return blocks
