@@ -15,12 +15,13 @@ from shammie.core.batch import make_batch
 from shammie.core.capture import capture
 from shammie.core.edit import edited
 from shammie.core.harvest import Activations
-from shammie.core.judge import RegexCompleter
+from shammie.core.judge import Judge, RegexCompleter
 from shammie.core.model import load
 from shammie.core.site import Site
 from shammie.mfa.describe import name, parse_regions
 from shammie.mfa.find import find
 from shammie.mfa.fitting import load_mixture
+from shammie.mfa.judged import judge_continuations, score, summarize
 from shammie.mfa.packing import pack
 from shammie.mfa.steer import steer
 
@@ -203,6 +204,38 @@ def test_steer_on_the_command_line(shammie, tmp_path):
     assert {(r["prompt"], r["steered"]) for r in found} == {(p, s) for p in ("alpha", "beta") for s in (True, False)}
 
 
+def test_a_judge_scores_steered_texts_beside_plain_ones(shammie, tmp_path):
+    line = ("mfa", "steer", "fit", "--region", 1, "--prompt", "alpha", "--max-new-tokens", 4, "--concept", "letters")
+    code, _, err = shammie(*line, "--judge", "model", "--output-dir", tmp_path / "j")
+    assert code == 0, err
+    *texts, plain, steered = results(tmp_path / "j")
+    assert all(r["score"] is None for r in texts)  # the tiny model states no verdict, so nothing is counted as one
+    assert (plain["texts"], plain["judged"], steered["judged"]) == (2, 0, 0)
+    judge = Judge(
+        RegexCompleter([("about letters[^$]*alpha", "much"), ("fluent is[^$]*alpha", "fluent"), ("", "none")])
+    )
+    lines = [
+        {"kind": "continuation", "prompt": "p", "steered": word == "alpha", "text": word} for word in ("alpha", "beta")
+    ]
+    judged = judge_continuations(judge, "letters", lines)
+    assert [(r["concept"], r["fluency"], r["score"]) for r in judged] == [("much", "fluent", 2.0), ("none", None, None)]
+    assert summarize(judged)[1]["score"]["value"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("concept", "fluency", "expected"),
+    [
+        ("much", "fluent", 2.0),
+        ("some", "fluent", 4 / 3),
+        ("none", "fluent", 0.0),
+        ("much", "broken", 0.0),
+        (None, "fluent", None),
+    ],
+)
+def test_a_score_is_the_harmonic_mean_of_both_ratings(concept, fluency, expected):
+    assert score(concept, fluency) == expected
+
+
 def test_localize_scores_every_featurizer_on_the_same_pairs(shammie, tmp_path):
     line = (
         "mfa",
@@ -243,6 +276,7 @@ def test_regions_are_parsed():
         (("mfa", "find", "fit", "beta", "--token", "omega"), "does not contain"),
         (("mfa", "steer", "fit", "--region", "8"), "regions 0 to 7"),
         (("mfa", "steer", "fit", "--region", "1", "--alpha", "2"), "between 0 and 1"),
+        (("mfa", "steer", "fit", "--region", "1", "--judge", "model"), "belong together"),
         (("mfa", "steer", "fit", "--region", "1", "--local", "1", "1", "1"), "2 directions"),
         (("mfa", "describe", "fit", "--states", "states", "--regions", "9"), "regions 0 to 7"),
         (

@@ -199,6 +199,10 @@ class MfaSteer:
     """Of sampling; 0 is greedy."""
     seed: int = 0
     """Of sampling."""
+    judge: str | None = None
+    """A model that says of each text how much it is about the concept, and how fluent it is."""
+    concept: str = ""
+    """What the judge looks for, such as: days of the week."""
     model: str | None = None
     """The model, where it is no longer under the name that was fitted."""
     device: str | None = None
@@ -218,6 +222,8 @@ class MfaSteer:
 
         if not 0 <= self.alpha <= 1:
             raise ShammieError(f"--alpha must lie between 0 and 1, but is {self.alpha}")
+        if bool(self.judge) != bool(self.concept):
+            raise ShammieError("--judge and --concept belong together: name what the judge is to look for")
         return prepare_steer(self)
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from shammie.core.backends import BackendCompleter, backend_for
 from shammie.core.decoding import GenerationSettings
 from shammie.core.edit import Edit, edited
 from shammie.core.errors import ShammieError
 from shammie.core.generate import generate
-from shammie.core.model import load
+from shammie.core.judge import Judge
+from shammie.core.model import LanguageModel, load
 from shammie.core.position import ALL, Positions
 from shammie.core.score import score
 from shammie.core.task import Task
 from shammie.mfa.describe import model_name
 from shammie.mfa.fitting import load_mixture
+from shammie.mfa.judged import judge_continuations, summarize
 from shammie.mfa.mixture import Mixture
 from shammie.mfa.regions import principal_loadings
 
@@ -57,23 +60,29 @@ def prepare_steer(config: MfaSteer) -> Task:
     )  # fmt: skip
 
     def execute(run: Run) -> int:
+        judge = None if config.judge is None else Judge(BackendCompleter(backend_for(config.judge)), run.artifacts)
         for key in run.items([f"prompt-{index}" for index in range(len(config.prompt))], "mfa steer"):
-            prompt = config.prompt[int(key.removeprefix("prompt-"))]
             lines = []
             for steered in (False, True):
                 with edited(model, [edit] if steered else []):
-                    written = generate(model, [prompt], settings)
-                texts = [completion.text for completion in written]
-                fluency = score(model, [(prompt, text) for text in texts if text])
-                lines += [
-                    {
-                        "kind": "continuation", "prompt": prompt, "steered": steered, "sample": number, "text": text,
-                        "log_probability_a_token": round(found.per_token, 3),
-                    }
-                    for number, (text, found) in enumerate(zip([t for t in texts if t], fluency, strict=True))
-                ]  # fmt: skip
-            run.record(key, lines)
+                    lines += _continued(model, config.prompt[int(key.removeprefix("prompt-"))], settings, steered)
+            run.record(key, lines if judge is None else judge_continuations(judge, config.concept, lines))
+        for key in run.pending(["judged"]) if judge else ():
+            run.record(key, summarize(run.results()))
         return 0
 
     count = len(config.prompt) * 2 * settings.samples
     return Task({"model": model.hash, "fit": mixture.provenance}, lambda: {"continuations": count}, execute)
+
+
+def _continued(model: LanguageModel, prompt: str, settings: GenerationSettings, steered: bool) -> list[dict[str, Any]]:
+    """Continuations with the log-probability of a token under the model as it is now; None where nothing was written."""
+    texts = [completion.text for completion in generate(model, [prompt], settings)]
+    found = iter(score(model, [(prompt, text) for text in texts if text]))
+    return [
+        {
+            "kind": "continuation", "prompt": prompt, "steered": steered, "sample": number, "text": text,
+            "log_probability_a_token": round(next(found).per_token, 3) if text else None,
+        }
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
