@@ -232,7 +232,7 @@ def _compared(lines: list[Record]) -> list[Record]:
             ]
             best.append(max([*own, 0.0]))
         found.append(
-            {"kind": "steering at equal cost", "method": method, "cost": COST, **mean_interval(best, None, 0).as_dict()}
+            {"kind": "steering at equal cost", "cost": COST, **mean_interval(best, None, 0).as_dict(), "method": method}
         )
     return found
 
@@ -291,10 +291,13 @@ def interpretable(bench: Bench) -> list[Record]:
     readers = {
         "mfa": mixture_reader(bench.mixture), "autoencoder": autoencoder_reader(bench.sae()), "pca 64": principal_reader(principal),
     }  # fmt: skip
-    return [
-        {"kind": "interpretable", "method": name, **interpretable_fraction(read, some, corpus, bench.model).as_dict()}
-        for name, read in readers.items()
-    ]
+    lines = []
+    for name, read in readers.items():
+        for strongest in (True, False):
+            found = interpretable_fraction(read, some, corpus, bench.model, strongest=strongest)
+            contexts = "strongest" if strongest else "any"
+            lines.append({"kind": "interpretable", **found.as_dict(), "method": name, "contexts": contexts})
+    return lines
 
 
 def stability(bench: Bench) -> list[Record]:
@@ -352,7 +355,7 @@ def table(records: list[Record]) -> str:
     """Markdown: a line a fit and method."""
     shown = {
         "density": lambda r: (r["method"], r["nll"] and span(r["nll"]), span(r["error"])),
-        "interpretable": lambda r: (r["method"], span(r), f"{r['share']:.2f} of {r['features']}", f"null {r['null']:.3f}"),
+        "interpretable": lambda r: (r["method"], r["contexts"], span(r), f"{r['share']:.2f} of {r['features']}", r["null"]),
         "kinds": lambda r: (f"{r['value']:.2f}", f"null {r['null']:.2f}, 95 % below {r['null_95']:.2f}"),
         "geometry": lambda r: (
             r["name"], r["by"], f"{r['in_region']:.2f} in region", f"plane {r['r_squared']:.2f}", f"line {r['line']:.2f}",
@@ -377,7 +380,7 @@ def table(records: list[Record]) -> str:
 
 def span(r: Record) -> str:
     """Value and interval."""
-    return f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]"
+    return f"{r['value']:.4g} [{r['low']:.4g}, {r['high']:.4g}]"
 
 
 def main() -> int:

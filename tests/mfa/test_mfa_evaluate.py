@@ -355,6 +355,24 @@ def test_the_interpretable_fraction_is_the_mass_that_words_tell():
     assert found.features == 6
     assert found.fraction.value == pytest.approx(0.75)
     assert found.null < 0.05
+    anywhere = interpretable_fraction(read, HeldOut(x[:200], torch.arange(200)), corpus, model, strongest=False)
+    assert anywhere.fraction.value == pytest.approx(0.75)
+
+
+def test_a_feature_that_means_something_at_its_peak_alone_is_not_interpretable_throughout():
+    model = build("gemma", hidden_size=32)
+    draw = torch.Generator().manual_seed(0)
+    token = torch.randint(8, (8000,), generator=draw)
+    weak = torch.rand(8000, generator=draw) < 0.5  # on at half of all tokens, whatever they are; strong at token 3
+
+    def read(rows):
+        mass = torch.where(rows[:, :1] == 3, 5.0, rows[:, 1:])
+        return Parts(torch.zeros(len(rows), 1, dtype=torch.long), mass, mass)
+
+    x = torch.stack([token.float(), weak.float()], 1)
+    corpus, held = Corpus(x, np.arange(8000) // 20, token), HeldOut(x[:200], torch.arange(200))
+    assert interpretable_fraction(read, held, corpus, model).share == 1
+    assert interpretable_fraction(read, held, corpus, model, strongest=False).share == 0
 
 
 def test_readers_account_for_the_reconstruction():
