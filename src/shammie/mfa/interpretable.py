@@ -187,7 +187,7 @@ def _contexts(
     feature, strength, place = map(np.concatenate, (features, strengths, places))
     order = np.lexsort((-strength if draw is None else draw.random(len(strength)), feature))
     feature, place = feature[order], place[order]
-    _, first = np.unique(np.stack([feature, corpus.text[place]]), axis=1, return_index=True)
+    _, first = np.unique(feature * (int(corpus.text.max()) + 1) + corpus.text[place], return_index=True)
     first.sort()  # by feature, strongest first, one a text
     found = {}
     for rows in np.split(first, np.flatnonzero(np.diff(feature[first])) + 1):
