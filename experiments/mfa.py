@@ -39,6 +39,7 @@ from shammie.mfa.fitting import load_mixture, open_states
 from shammie.mfa.interpretable import (
     Corpus,
     autoencoder_reader,
+    ends_told_apart,
     interpretable_fraction,
     mixture_reader,
     principal_reader,
@@ -297,6 +298,9 @@ def interpretable(bench: Bench) -> list[Record]:
             found = interpretable_fraction(read, some, corpus, bench.model, strongest=strongest)
             contexts = "strongest" if strongest else "any"
             lines.append({"kind": "interpretable", **found.as_dict(), "method": name, "contexts": contexts})
+    for name, first in (("mfa", len(bench.mixture.weights)), ("pca 64", 0)):
+        share, null = ends_told_apart(readers[name], some, corpus, bench.model, first)
+        lines.append({"kind": "ends", **share.as_dict(), "method": name, "null": null})
     return lines
 
 
@@ -356,6 +360,7 @@ def table(records: list[Record]) -> str:
     shown = {
         "density": lambda r: (r["method"], r["nll"] and span(r["nll"]), span(r["error"])),
         "interpretable": lambda r: (r["method"], r["contexts"], span(r), f"{r['share']:.2f} of {r['features']}", r["null"]),
+        "ends": lambda r: (r["method"], span(r), r["n"], f"null {r['null']:.3f}"),
         "kinds": lambda r: (f"{r['value']:.2f}", f"null {r['null']:.2f}, 95 % below {r['null_95']:.2f}"),
         "geometry": lambda r: (
             r["name"], r["by"], f"{r['in_region']:.2f} in region", f"plane {r['r_squared']:.2f}", f"line {r['line']:.2f}",

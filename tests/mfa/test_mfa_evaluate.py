@@ -24,6 +24,7 @@ from shammie.mfa.interpretable import (
     Corpus,
     Parts,
     autoencoder_reader,
+    ends_told_apart,
     interpretable_fraction,
     mixture_reader,
     principal_reader,
@@ -373,6 +374,21 @@ def test_a_feature_that_means_something_at_its_peak_alone_is_not_interpretable_t
     corpus, held = Corpus(x, np.arange(8000) // 20, token), HeldOut(x[:200], torch.arange(200))
     assert interpretable_fraction(read, held, corpus, model).share == 1
     assert interpretable_fraction(read, held, corpus, model, strongest=False).share == 0
+
+
+def test_ends_are_told_apart_where_words_differ_and_nowhere_else():
+    model = build("gemma", hidden_size=32)
+    draw = torch.Generator().manual_seed(0)
+    token = torch.randint(6, (8000,), generator=draw)
+    x = torch.stack([token - 2.5, torch.randn(8000, generator=draw)], 1)  # one direction follows the token, one nothing
+
+    def read(rows):
+        return Parts(2 * torch.arange(2) + (rows < 0), rows.abs(), rows.abs())
+
+    corpus, held = Corpus(x, np.arange(8000) // 20, token), HeldOut(x[:200], torch.arange(200))
+    share, null = ends_told_apart(read, held, corpus, model, 0)
+    assert (share.value, share.n) == (0.5, 2)
+    assert null < 0.05
 
 
 def test_readers_account_for_the_reconstruction():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shammie.core.harvest import Activations
-from shammie.core.intervals import Estimate
+from shammie.core.intervals import Estimate, proportion
 from shammie.core.model import LanguageModel
 from shammie.core.ranking import auroc
 from shammie.core.site import Site
@@ -159,6 +159,28 @@ def interpretable_fraction(
     return Interpretable(held.mean(fraction, seed), len(wanted), share, null)
 
 
+def ends_told_apart(
+    read: Reader, held: HeldOut, corpus: Corpus, model: LanguageModel, first: int, seed: int = 0
+) -> tuple[Estimate, float]:
+    """Share of directions whose two ends words tell apart, and the share where both ends are tokens drawn at random.
+
+    A region's directions are met in that region alone, which words may tell already; here the strongest contexts of one
+    end are classified against those of the other, by the same rule. Ends are the features `first`, `first` + 1, and so on
+    in pairs; directions are those of which an end belongs to the first 90 % of some held-out token's mass.
+    """
+    parts = read(held.x)
+    met = parts.feature[_leading(parts.mass) & (parts.feature >= first)].numpy()
+    lower = np.unique(met - (met - first) % 2)
+    judge = _Judge(
+        read, corpus, model.anatomy.embedding_weights.view(model.module).detach().float(), np.random.default_rng(seed)
+    )
+    contexts = _contexts(read, corpus, np.concatenate([lower, lower + 1]), None)
+    nothing: Halves = (np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+    pairs = [(contexts.get(int(end), nothing), contexts.get(int(end) + 1, nothing)) for end in lower]
+    null = float(np.mean([judge.apart(judge.drawn(), judge.drawn()) for _ in range(_NULLS)]))
+    return proportion(sum(judge.apart(*ends) for ends in pairs), len(pairs)), null
+
+
 def _leading(mass: Float[Tensor, "B m"]) -> Tensor:
     """The largest features of each token until 90 % of its mass is there."""
     value, order = mass.sort(dim=1, descending=True)
@@ -217,6 +239,13 @@ class _Judge:
         if min(map(len, others)) < _LEAST:  # it is on nearly everywhere and says nothing
             return False
         return (_area(own, others, 0) + _area(own, others, 1)) / 2 >= AREA
+
+    def apart(self, one: Halves, other: Halves) -> bool:
+        """Whether words tell the contexts of one end of a direction from those of the other."""
+        if min(map(len, (*one, *other))) < _LEAST:
+            return False
+        ours, theirs = ([self.corpus.words(rows, self.embedding) for rows in halves] for halves in (one, other))
+        return (_area(ours, theirs, 0) + _area(ours, theirs, 1)) / 2 >= AREA
 
     def drawn(self) -> Halves:
         """Contexts of nothing."""
