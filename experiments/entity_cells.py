@@ -39,6 +39,7 @@ from shammie.entity_cells.settings import CausalSettings, LocalizeSettings, Trus
 
 RELATIONS = ("capital", "currency")
 SWEPT = 20  # countries with known facts on which all scales and strengths are read, and cells are scaled at all tokens
+RECALLED = 15  # countries whose other forms are injected
 SWEEP = CausalSettings(
     scales=(0.5, 0.0, -0.5, -1.0, -2.0, -3.0), everywhere=(0.0, -1.0, -3.0), strengths=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 )
@@ -168,7 +169,7 @@ def sweep(run: Run, plan: Plan, bench: Bench) -> None:
 def recalled_from_forms(run: Run, plan: Plan, bench: Bench) -> None:
     """What acronyms, misspellings and other scripts of the first countries find, injected at the placeholder."""
     known = {(r["entity"], r["relation"]) for r in run.results() if r["kind"] == "fact" and r["known"]}
-    everyone = [n for n in range(min(plan.forms, len(bench.entities))) if bench.cells.found(n)]
+    everyone = [n for n in range(min(RECALLED, len(bench.entities))) if bench.cells.found(n)]
     for key in run.pending(["forms/injected"]):
         names = [entity.name for entity in bench.entities]
         localizer = Localizer(bench.model, names, LocalizeSettings(templates=plan.templates))
@@ -208,7 +209,8 @@ def summary(run: Run, entities: EntitySet) -> list[Record]:
     if swept.ablated:
         found = [*ablation_summary(swept), *injection_summary(swept, "capital")]
         lines += [{**row, "protocol": "sweep", "known": SWEPT} for row in found]
-    lines += forms_summary(results, Readings(facts), "capital")
+    first = {entity.name for entity in entities.entities[:RECALLED]}
+    lines += forms_summary([row for row in results if row.get("entity") in first], Readings(facts), "capital")
     forms = [row for row in results if row["kind"] == "form"]
     for kind in sorted({row["form_kind"] for row in forms}):
         own = [row for row in forms if row["form_kind"] == kind]

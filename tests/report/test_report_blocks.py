@@ -349,3 +349,11 @@ def test_tokens_are_shown_as_they_are():
     assert token("عاصمة").startswith("<bdi>")
     assert quoted("\n\t") == "“\\n\\t”"
     assert shorten("e\u0301" * 5, 4) == "e\u0301…"
+
+
+def test_an_estimate_without_an_interval_is_its_value_alone():
+    one = {"value": 0.25, "low": None, "high": None, "n": 1}
+    drawn = str(Table(["share"], [[one], [{"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}]]).html())
+    assert ">0.25<" in drawn
+    assert "null" not in drawn
+    assert "[0.4" in drawn

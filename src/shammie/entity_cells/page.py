@@ -275,11 +275,17 @@ def form_blocks(records: Sequence[Record]) -> list[Block]:
     blocks: list[Block] = []
     if rows:
         blocks.append(Table(["form", "names", "same best cell", "cell still unique"], rows, "Surface forms"))
-    injected = of_kind(records, "form_injection")
-    if injected:
-        titles = {"own_at_form": "the entity's cell, as active as for the form", "form": "the form's own best cell"}
-        titles["form_group"] = "the form's best cells together"
-        shown = [[r["form_kind"], titles[r["arm"]], r["forms"], r["relprob"], r["pass_at_5"]] for r in injected]
-        head = ["form", "injected at the placeholder", "readings", "RelProb", "pass@5"]
-        blocks.append(Table(head, shown, "Recall from other forms of the name"))
+    injected = {(r["form_kind"], r["arm"]): r for r in of_kind(records, "form_injection")}
+    titles = {
+        "own_at_form": "the entity's cell, as active as for the form", "form": "the form's own best cell",
+        "form_group": "the form's best cells together",
+    }  # fmt: skip
+    arms = [arm for arm in titles if ("all", arm) in injected]
+    if arms:
+        shown = [
+            [kind, injected[kind, arms[0]]["forms"], *(injected[kind, arm]["relprob"] for arm in arms)]
+            for kind in dict.fromkeys(kind for kind, _ in injected)
+        ]
+        head = ["form", "readings", *(titles[arm] for arm in arms)]
+        blocks.append(Table(head, shown, "Recall (RelProb) by what other forms of the name put at the placeholder"))
     return blocks

@@ -15,6 +15,7 @@ from shammie.report.markup import Markup, clean, element, empty, escape, join, s
 from shammie.report.numerals import (
     Number,
     as_number,
+    bare_value,
     fixed,
     is_estimate,
     is_number,
@@ -117,14 +118,14 @@ class Table:
         if not self.columns or not self.rows:
             nothing = f"{self.caption.rstrip('.')}: no rows." if self.caption else "No rows."
             return empty(nothing)
-        columns = [_Column([row[index] for row in self.rows]) for index in range(len(self.columns))]
+        rows = [[bare_value(cell) for cell in row] for row in self.rows]
+        columns = [_Column([row[index] for row in rows]) for index in range(len(self.columns))]
         head = [
             element("th", name, scope="col", class_="nums" if column.numeric else None)
             for name, column in zip(self.columns, columns, strict=True)
         ]
         body = [
-            element("tr", *(column.cell(value) for column, value in zip(columns, row, strict=True)))
-            for row in self.rows
+            element("tr", *(column.cell(value) for column, value in zip(columns, row, strict=True))) for row in rows
         ]
         table = element(
             "table",

@@ -72,6 +72,12 @@ def is_estimate(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and all(is_number(value.get(key)) for key in ("value", "low", "high"))
 
 
+def bare_value(value: Any) -> Any:
+    """The value alone of an estimate that has no interval, such as one of a single unit; anything else as it is."""
+    without = isinstance(value, dict) and is_number(value.get("value")) and {"low", "high"} <= value.keys()
+    return value["value"] if without and value["low"] is None else value
+
+
 def check_finite(value: float, where: str) -> float:
     """Return the value, or raise NonFiniteError naming the place."""
     if not is_number(value):
