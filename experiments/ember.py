@@ -331,6 +331,7 @@ def carry_out(args):
             settings = size | {"model": name, "concept": pack.concept}
             inputs = {"model": model.hash, "pack": pack.sha256}
             with Run.open("experiments/ember", settings, place, inputs=inputs, resume=place.exists()) as run:
+                run.reopen()
                 own = Place(run, size, model, name, pack)
                 own.carry_out(sorted(args.seeds), arms)
                 if not args.quick:

@@ -94,6 +94,7 @@ def main() -> int:
     with Run.open(
         "experiments/entity_cells", plan, arguments.output_dir, inputs={"model": model.hash}, resume=True
     ) as run:
+        run.reopen()
         localizer = None
         if run.pending(["localize/unique", "localize/paper"]):
             names = [entity.name for entity in entities.entities]

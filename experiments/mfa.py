@@ -410,6 +410,7 @@ def measure(args: argparse.Namespace) -> None:
     plan, states = QUICK if args.quick else Plan(), open_states(args.states)
     benches: dict[str, Bench] = {}
     with Run.open("experiments mfa", asdict(plan), args.output_dir, resume=True) as run:
+        run.reopen()
         for key in run.items([f"{fit.name}/{group}" for fit in args.fits for group in args.only], "mfa"):
             name, group = key.split("/")
             if name not in benches:

@@ -128,6 +128,18 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_finished_run_can_be_reopened_for_more(tmp_path):
+    work(tmp_path)
+    before = read_run(tmp_path).results
+    with Run.open("test", Config("m"), tmp_path, inputs={"model": "abc"}, resume=True) as run:
+        run.reopen()
+        assert run.pending([*KEYS, "more"]) == ["more"]
+        assert read_run(tmp_path).status == "running"
+        run.record("more", {"added": 1})
+    record = read_run(tmp_path)
+    assert (record.status, record.results) == ("finished", [*before, {"added": 1}])
+
+
 def test_resume_starts_where_nothing_is(tmp_path, straight):
     work(tmp_path / "new" / "deep", resume=True)
     assert contents(tmp_path / "new" / "deep") == contents(straight)

@@ -199,6 +199,11 @@ class Run:
         """The keys still to do, in their order; none when the run was already finished."""
         return [key for key in keys if not self.finished and key not in self._done]
 
+    def reopen(self) -> None:
+        """Take further items although the run had finished: a series of measurements may grow."""
+        self.finished = False
+        self._save("running", None)
+
     def items(self, keys: Sequence[str], description: str) -> Iterator[str]:
         """Yield the pending keys under a progress bar that counts the finished ones; no bar without a terminal."""
         from tqdm import tqdm
