@@ -25,6 +25,7 @@ from shammie.mfa.settings import Featurizer, LocalizeSettings
 from shammie.mfa.tasks import Pair, first_tokens
 
 _COLD = 0.01  # the temperature that masks end at
+_BEGIN = 1e-3  # of masks: just on
 _ROWS = 32
 
 
@@ -86,7 +87,9 @@ class Exchange(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.dictionary = dictionary
-        self.mask = None if dictionary is None else torch.nn.Parameter(torch.zeros(len(dictionary.directions)))
+        self.mask = None
+        if dictionary is not None:  # a feature that no training pair moves stays as it began: exchanged, as in the full vector
+            self.mask = torch.nn.Parameter(torch.full((len(dictionary.directions),), _BEGIN))
         self.rotation = None
         if kind == "das":
             generator = torch.Generator().manual_seed(settings.seed)
@@ -131,6 +134,7 @@ def learn(
         return []
     optimizer = torch.optim.AdamW(parameters, settings.mask_rate, weight_decay=0.0)
     difference = exchange.features(data.source) - exchange.features(data.base)
+    moved = (difference != 0).any(0)  # the others are not pushed to zero, of which Adam would make full steps
     steps, losses = settings.epochs * len(data.batches), []
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
@@ -141,7 +145,7 @@ def learn(
         targets = torch.tensor([data.answers[row][int(data.expected[row])] for row in rows], device=logits.device)
         loss = torch.nn.functional.cross_entropy(logits, targets)
         if exchange.mask is not None:
-            loss = loss + settings.sparsity * exchange.gate(temperature).sum()
+            loss = loss + settings.sparsity * (exchange.gate(temperature) * moved).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
