@@ -35,7 +35,7 @@ class MfaHarvest:
     window: int = 512
     """Tokens of a window; longer texts are cut."""
     pack: bool = True
-    """Join whole texts into windows, a blank line between them."""
+    """Join whole texts into windows, a blank line between them; otherwise each text is a window."""
     skip_first: int = 32
     """Drop this many tokens from the front of each window: BOS and attention sinks have states of their own size."""
     texts_per_shard: int = 64
