@@ -88,7 +88,7 @@ class Exchange(torch.nn.Module):
         super().__init__()
         self.dictionary = dictionary
         self.mask = None
-        if dictionary is not None:  # a feature that no training pair moves stays as it began: exchanged, as in the full vector
+        if dictionary is not None:  # what no training pair moves stays as it began: exchanged, as in the full vector
             self.mask = torch.nn.Parameter(torch.full((len(dictionary.directions),), _BEGIN))
         self.rotation = None
         if kind == "das":
