@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -180,23 +180,23 @@ def injection_summary(readings: Readings, choose_on: str | None, seed: int = 0) 
         return
     held = [key for key in everything if key[1] != choose_on] or everything
     base = [key for key in everything if key[1] == choose_on] or everything
-    yield _condition(readings, "entity_present", None, {key: facts[key] for key in held}, seed)
-    yield _condition(readings, "placeholder", None, {key: facts[key]["placeholder"] for key in held}, seed)
+    yield _condition(readings, "entity_present", None, [(key, facts[key]) for key in held], seed)
+    yield _condition(readings, "placeholder", None, [(key, facts[key]["placeholder"]) for key in held], seed)
     for arm in ("mean_entity", "whole_layer"):
-        yield _condition(readings, arm, 1.0, {key: rows[arm, 1.0][key] for key in held}, seed)
+        yield _condition(readings, arm, 1.0, [(key, rows[arm, 1.0][key]) for key in held], seed)
     for own, controls in (("own", CONTROLS), ("own_group", ("other_group",))):
         if not rows.get((own, strengths[0])):
             continue
         best = _best_strength(readings, own, strengths, base)
         for arm in (own, *controls):
             if chosen := {key: rows[arm, best][key] for key in held if key in rows.get((arm, best), {})}:
-                yield _condition(readings, arm, best, chosen, seed)
+                yield _condition(readings, arm, best, chosen.items(), seed)
         groups = readings.by_entity(everything)
         picked = {entity: _best_strength(readings, own, strengths, keys) for entity, keys in groups.items()}
         for arm in (own, controls[0]):
             tables = {key: rows.get((arm, picked[key[0]]), {}) for key in everything}
             if chosen := {key: table[key] for key, table in tables.items() if key in table}:
-                yield {**_condition(readings, arm, None, chosen, seed), "in_sample": True}
+                yield {**_condition(readings, arm, None, chosen.items(), seed), "in_sample": True}
         yield _successes(readings, own, controls[0], picked, everything)
 
 
@@ -215,17 +215,13 @@ def forms_summary(records: Iterable[Record], readings: Readings, choose_on: str,
 
         best = max(sorted({row["strength"] for row in base}), key=share)
         for kind in ("all", *dict.fromkeys(row["form_kind"] for row in held)):
-            chosen = [row for row in held if row["strength"] == best and kind in ("all", row["form_kind"])]
-            present = [readings.facts[row["entity"], row["relation"]]["p"] for row in chosen]
-            units = [row["entity"] for row in chosen]
-            found = bootstrap(
-                lambda a, b: a.mean() / b.mean(), [r["p"] for r in chosen], present, clusters=units, seed=seed
-            )
-            pass_at_5 = mean_interval([float(r["rank"] <= 5) for r in chosen], units, seed)
-            yield {
-                "kind": "form_injection", "arm": arm, "form_kind": kind, "strength": best, "forms": len(chosen),
-                "relprob": found.as_dict(), "pass_at_5": pass_at_5.as_dict(),
-            }  # fmt: skip
+            chosen = [
+                ((row["entity"], row["relation"]), row)
+                for row in held
+                if row["strength"] == best and kind in ("all", row["form_kind"])
+            ]
+            found = _condition(readings, arm, best, chosen, seed)
+            yield {**found, "kind": "form_injection", "form_kind": kind, "forms": len(chosen)}
 
 
 def _best_strength(readings: Readings, arm: str, strengths: Sequence[float], keys: Sequence[_Key]) -> float:
@@ -243,12 +239,12 @@ def _relprob(readings: Readings, edited: Sequence[Record], keys: Sequence[_Key])
 
 
 def _condition(
-    readings: Readings, arm: str, strength: float | None, rows: Mapping[_Key, Record], seed: int
-) -> Record:  # fmt: skip
+    readings: Readings, arm: str, strength: float | None, rows: Iterable[tuple[_Key, Record]], seed: int
+) -> Record:
     """RelProb, pass@5, top-1 and log-likelihood of the rows of some facts, with intervals by entity."""
-    edited = list(rows.values())
-    present = [readings.facts[key]["p"] for key in rows]
-    units = [key[0] for key in rows]
+    keys, edited = zip(*rows, strict=True)
+    present = [readings.facts[key]["p"] for key in keys]
+    units = [key[0] for key in keys]
     share = bootstrap(lambda a, b: a.mean() / b.mean(), [r["p"] for r in edited], present, clusters=units, seed=seed)
     return {
         "kind": "injection", "arm": arm, "strength": strength, "in_sample": False, "relprob": share.as_dict(),
@@ -294,7 +290,7 @@ def depth_summary(records: Sequence[Record], readings: Readings, seed: int = 0) 
     rows = [record for record in records if record["kind"] == "depth"]
     for arm, layer in sorted({(row["arm"], row["layer"]) for row in rows}):
         own = {(row["entity"], row["relation"]): row for row in rows if (row["arm"], row["layer"]) == (arm, layer)}
-        found = _condition(readings, arm, None, own, seed)
+        found = _condition(readings, arm, None, own.items(), seed)
         yield {**found, "kind": "depth_curve", "layer": layer}
 
 
