@@ -47,11 +47,11 @@ $(VENV)/ready-demo: pyproject.toml $(VENV)/ready-torch
 	touch $@
 
 $(VENV)/ready-test: pyproject.toml $(VENV)/ready-torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,train,judge,serve,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,train,sekd,judge,serve,test]'
 	touch $@
 
 $(VENV)/ready-bench: pyproject.toml $(VENV)/ready-torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,train,bench]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,train,sekd,bench]'
 	touch $@
 
 clean:

@@ -8,7 +8,8 @@ import torch
 from ember_planted import SETTINGS
 
 from shammie.core.errors import NonFiniteError, ShammieError, SiteError
-from shammie.core.train import Training, TrainSettings
+from shammie.core.schedule import TrainSettings
+from shammie.core.train import Training
 from shammie.ember.edit import random_directions
 from shammie.ember.erasers import ERASERS, base, cells
 from shammie.ember.erasers.snmf import semi_nmf

@@ -9,7 +9,11 @@ import time
 
 from shammie.core.run import read_run
 
-KILLS, LIFE, ITEMS = 14, 14, 200  # a worker of one life stops after LIFE items, so that all of them finish fewer than ITEMS
+KILLS, LIFE, ITEMS = (
+    14,
+    14,
+    200,
+)  # a worker of one life stops after LIFE items, so that all of them finish fewer than ITEMS
 
 WORKER = """if True:
     import random, sys, time

@@ -8,7 +8,8 @@ from forked import Worker
 WORK = """
     import pico, torch, tqdm, accelerate
     from torch.nn.functional import cross_entropy
-    from shammie.core.train import Training, TrainSettings
+    from shammie.core.schedule import TrainSettings
+    from shammie.core.train import Training
 
     torch.set_num_threads(1)
     model = pico.build("llama", attention_dropout=0.2).module

@@ -60,6 +60,11 @@ COMMANDS: dict[str, Command] = {
     "entity-cells report": Command(
         "shammie.entity_cells.config", "CellsReport", "the atlas of a set: trust, effects, layers, popularity"
     ),
+    "sekd shrink": Command("shammie.sekd.config", "SekdShrink", "make a student of some of a model's layers"),
+    "sekd score": Command("shammie.sekd.config", "SekdScore", "choose the texts that are worth distilling on"),
+    "sekd cache": Command("shammie.sekd.config", "SekdCache", "write what a teacher says of a text to disk"),
+    "sekd train": Command("shammie.sekd.config", "SekdTrain", "distil a teacher into a student where it counts"),
+    "sekd evaluate": Command("shammie.sekd.config", "SekdEvaluate", "measure a student beside its teacher"),
 }
 
 POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
@@ -67,6 +72,7 @@ POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "mfa": "shammie.mfa.planted:POWER",
     "entity-cells": "shammie.entity_cells.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
+    "sekd": "shammie.sekd.planted:POWER",
 }
 
 

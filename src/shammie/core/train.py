@@ -1,4 +1,4 @@
-"""Training that a kill cannot harm: settings, schedules, plans of batches and one resumable iterator of steps.
+"""Training that a kill cannot harm: plans of batches and one resumable iterator of steps.
 
 The step itself is the room's. All that is random in a step, its examples included, is a function of seed, step and
 process: a checkpoint needs no sampler and no generator, and a resumed run equals one that was left alone.
@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,65 +25,13 @@ from torch import Tensor, nn
 from shammie.core import files
 from shammie.core.errors import BackendError, DataError, NonFiniteError, RunError, ShammieError
 from shammie.core.plain import differences, to_plain
+from shammie.core.schedule import TrainSettings, schedule_factor
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train; what the loss is belongs to the room."""
-
-    steps: int = 1000
-    """Optimizer steps."""
-    batch_size: int = 16
-    """Examples a step, over all processes and pieces."""
-    learning_rate: float = 1e-4
-    """Learning rate after the warm-up."""
-    warmup: float = 0.0
-    """Steps of linear warm-up; below 1 a fraction of all steps."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up."""
-    floor: float = 0.0
-    """Fraction of the learning rate that the schedule falls to."""
-    weight_decay: float = 0.0
-    """AdamW's decay of matrices; embeddings, biases and norms do not decay."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient; 0 clips nothing."""
-    accumulation: int = 1
-    """Pieces that a process cuts its share of a batch into, to save memory; the gradient stays the same."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What forward passes compute in; weights and updates stay in float32."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints, of which the last step writes one too; 0 writes none, for trainings not worth resuming."""
-    keep_checkpoints: int = 1
-    """Newest checkpoints to keep."""
-    seed: int = 0
-    """Seed of the order of examples and of all draws."""
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "keep_checkpoints")
-        sizes = ("learning_rate", "weight_decay", "gradient_clip", "checkpoint_every", "seed", "warmup", "floor")
-        for name, low in (dict.fromkeys(counts, 1) | dict.fromkeys(sizes, 0)).items():
-            value, high = getattr(self, name), {"warmup": self.steps, "floor": 1}.get(name, math.inf)
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ShammieError(f"{name} must be finite and between {low} and {high}, but is {value}")
-        for name in ("schedule", "precision"):
-            if getattr(self, name) not in (known := get_args(get_type_hints(TrainSettings)[name])):
-                raise ShammieError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
-
-
-def schedule_factor(step: int, settings: TrainSettings) -> float:
-    """What the learning rate is multiplied by in `step`, counted from 0; the last step of the warm-up has 1."""
-    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * settings.steps
-    if step + 1 < warmup:
-        return (step + 1) / warmup
-    done = max(0.0, step - warmup) / max(1.0, settings.steps - warmup)
-    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
-    return settings.floor + (1 - settings.floor) * left
-
-
-def optimizer_groups(module: nn.Module, weight_decay: float, *, decay_embeddings: bool = False) -> list[dict[str, Any]]:
+def optimizer_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Groups of what is trainable, each weight once: matrices decay; biases, norms and embeddings (tied too) do not."""
-    kinds = (nn.LayerNorm,) if decay_embeddings else (nn.LayerNorm, nn.Embedding)
-    spared = {id(p) for owner in module.modules() if isinstance(owner, kinds) for p in owner.parameters(recurse=False)}
+    owners = [owner for owner in module.modules() if isinstance(owner, nn.LayerNorm | nn.Embedding)]
+    spared = {id(parameter) for owner in owners for parameter in owner.parameters(recurse=False)}
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -117,14 +65,11 @@ def _processes() -> Any:
     the means of processes, and only through a wrapped forward, which rooms that call parts of a model go round; and one
     instance fixes the precision of the whole Python process.
     """
-    try:
-        from accelerate import PartialState
-        from accelerate.utils import parse_flag_from_env as flag
-    except ImportError:
-        raise BackendError("training needs accelerate, which is not installed; pip install 'shammie[train]'") from None
+    accelerate = files.package("accelerate", "train")
+    flag = accelerate.utils.parse_flag_from_env
     if flag("ACCELERATE_USE_FSDP") or flag("ACCELERATE_USE_DEEPSPEED"):
         raise BackendError("training cannot shard a model; launch it without FSDP and DeepSpeed")
-    return PartialState(cpu=flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    return accelerate.PartialState(cpu=flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 @dataclass(frozen=True)
@@ -322,8 +267,7 @@ class Training:
         flat = {f"{self._order[i]}.{key}": value for i, entry in entries for key, value in entry.items()}
         tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
         state = {"identity": self._identity, "done": self.done, "stopped": self.stopped, "metrics": self._written}
-        state |= {"scaler": self._scaler.state_dict()}
-        state |= {"optimizer": {key: value for key, value in flat.items() if key not in tensors}}
+        state |= {"scaler": self._scaler.state_dict(), "optimizer": {k: v for k, v in flat.items() if k not in tensors}}
         with files.atomic_directory(self._path / f"checkpoint-{self.done:08}") as temporary:
             files.save_tensors(temporary / "model.safetensors", self._weights())
             files.save_tensors(temporary / "optimizer.safetensors", tensors)

@@ -15,7 +15,8 @@ from shammie.core import files
 from shammie.core.batch import encode
 from shammie.core.errors import DataError
 from shammie.core.model import LanguageModel
-from shammie.core.train import Training, TrainSettings
+from shammie.core.schedule import TrainSettings
+from shammie.core.train import Training
 from shammie.ember.erasers.base import borrowed, token_log_probabilities
 from shammie.ember.pack import ConceptPack
 from shammie.ember.settings import Adaptation, RelearnSettings

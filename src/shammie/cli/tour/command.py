@@ -28,6 +28,7 @@ CHAPTERS: dict[str, str] = {
     "ember": "shammie.ember.tour",
     "mfa": "shammie.mfa.tour",
     "entity-cells": "shammie.entity_cells.tour",
+    "sekd": "shammie.sekd.tour",
 }
 _SECONDS = {
     "who": 10,
@@ -39,6 +40,7 @@ _SECONDS = {
     "ember": 45,
     "mfa": 40,
     "entity-cells": 45,
+    "sekd": 40,
 }  # two cores, reduced
 
 

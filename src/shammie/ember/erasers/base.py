@@ -17,7 +17,8 @@ from shammie.core.batch import encode, pad
 from shammie.core.errors import SiteError
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch, dense
-from shammie.core.train import Training, TrainSettings, batch_plan
+from shammie.core.schedule import TrainSettings
+from shammie.core.train import Training, batch_plan
 from shammie.ember.pack import ConceptPack
 
 MAX_TOKENS = 64  # of a sentence

@@ -15,7 +15,8 @@ from shammie.core.batch import encode
 from shammie.core.generate import GenerationSettings, generate
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch
-from shammie.core.train import Training, TrainSettings
+from shammie.core.schedule import TrainSettings
+from shammie.core.train import Training
 from shammie.ember import equations as eq
 from shammie.ember.erasers.base import MAX_TOKENS, Sides, next_token_logits, trained_patch, weight_names
 from shammie.ember.pack import ConceptPack

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch
-from shammie.core.train import Training, TrainSettings
+from shammie.core.schedule import TrainSettings
+from shammie.core.train import Training
 from shammie.ember.erasers.base import Sides, token_log_probabilities, trained_patch, weight_names
 from shammie.ember.pack import ConceptPack
 

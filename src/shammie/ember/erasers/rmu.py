@@ -14,8 +14,9 @@ from shammie.core.batch import pad
 from shammie.core.capture import capture
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch
+from shammie.core.schedule import TrainSettings
 from shammie.core.site import residual
-from shammie.core.train import Training, TrainSettings
+from shammie.core.train import Training
 from shammie.ember.erasers.base import Sides, trained_patch, weight_names
 from shammie.ember.pack import ConceptPack
 
