@@ -31,7 +31,9 @@ def kl(left: Float[Tensor, "n V"], right: Float[Tensor, "n V"]) -> Float[Tensor,
     return torch.where(left > -math.inf, left.exp() * (left - right), 0.0).sum(-1)
 
 
-def jensen_shannon(teacher: Float[Tensor, "n V"], student: Float[Tensor, "n V"], beta: int | float) -> Float[Tensor, " n"]:
+def jensen_shannon(
+    teacher: Float[Tensor, "n V"], student: Float[Tensor, "n V"], beta: int | float
+) -> Float[Tensor, " n"]:
     """Generalized Jensen-Shannon: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, 2306.13649 eq. 1)."""
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shammie.report import Block, Figure, Numbers, Prose, Section, Table, interval_bars, line_chart, number, render_page
+from shammie.report import (
+    Block,
+    Figure,
+    Number,
+    Numbers,
+    Prose,
+    Section,
+    Table,
+    interval_bars,
+    line_chart,
+    number,
+    render_page,
+)
 
 if TYPE_CHECKING:
     from shammie.core.run import RunRecord
@@ -128,7 +140,8 @@ def _answers(records: list[Record]) -> list[Block]:
         for line in of_kind(records, kind):
             found = line.get("accuracy") or line["prompts"]
             name = " · ".join((label, line["name"], line["model"]))
-            items.append([name, found["value"], found["low"], found["high"], found["n"], line.get("chance")])
+            chance = Number("chance", line["chance"]) if "chance" in line else None
+            items.append(number(name, found, chance))
     drawing = interval_bars(items, value_label="share right", limits=(0, 1)) if items else None
     return [Figure(drawing, "What it knows", "The diamond is chance, where there is one.")] if drawing else []
 

@@ -14,9 +14,8 @@ def known_tokens(model: LanguageModel) -> int:
 
 def tokenizer_hash(model: LanguageModel) -> str:
     """sha256 of the vocabulary: every token with its id."""
-    return files.sha256_bytes(
-        files.to_json(model.tokenizer.get_vocab(), "the vocabulary").encode("utf-8", "surrogatepass")
-    )
+    lines = [f"{index} {token}" for token, index in sorted(model.tokenizer.get_vocab().items())]
+    return files.sha256_bytes(files.encode("\n".join(lines)))
 
 
 def shared_vocabulary(student: LanguageModel, teacher: LanguageModel) -> int:
