@@ -20,6 +20,7 @@ MODEL, CONCEPT = "model", "pack.json"
 SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factorization}""",
     "mfa": 'MODEL, LAYER, REGIONS, RANK, STEP = "model", 1, 4, 2, 24',
     "entity_cells": 'MODEL, ENTITIES, LIMIT, TEMPLATES, NAME = "model", "entities.csv", None, 4, "Entity4"',
+    "sekd": 'MODEL, LAYERS, WINDOW, STEPS, RATE = "model", 2, 32, 3, 1e-3',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }
 
