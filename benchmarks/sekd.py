@@ -78,7 +78,7 @@ class Problem:
         distiller = Distiller(self.student, None if examples else self.teacher, settings, self.vocabulary)
 
         def run() -> float:
-            found = distiller.loss(examples or self.examples, 0, torch.Generator().manual_seed(0))
+            found = distiller(examples or self.examples, 0, torch.Generator().manual_seed(0))
             return self.step(found.sum / found.weight)
 
         return run

@@ -489,7 +489,7 @@ def test_models_that_cannot_be_trained(tmp_path):
         Training(tmp_path, Toy().requires_grad_(False), SMALL)
     with pytest.raises(ShammieError, match=r"rare is torch\.bfloat16, .* load the model in float32"):
         Training(tmp_path, Toy(dtype=torch.bfloat16), SMALL)
-    with pytest.raises(ShammieError, match="float16 trains on CUDA alone, not on cpu"):
+    with pytest.raises(ShammieError, match="float16 trains unsharded on CUDA, not on cpu"):
         Training(tmp_path, Toy(), replace(SMALL, precision="float16"))
     assert not list(tmp_path.iterdir())
 
@@ -500,9 +500,9 @@ def test_without_accelerate_a_sentence_says_what_to_install(tmp_path, monkeypatc
         Training(tmp_path, Toy(), SMALL)
 
 
-def test_sharding_engines_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(BackendError, match="cannot shard a model"):
+def test_deepspeed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(BackendError, match="DeepSpeed"):
         Training(tmp_path, Toy(), SMALL)
 
 
@@ -548,3 +548,65 @@ def test_two_processes_are_one(tmp_path):
     for one, two in zip(lines(tmp_path / "alone"), lines(tmp_path / "pair"), strict=True):
         for key in ("step", "loss", "learning_rate", "gradient_norm", "norm"):
             assert two[key] == pytest.approx(one[key], rel=1e-9)
+
+
+class Task(nn.Module):
+    """A tiny language model that computes its loss itself, by its parts: what sharded weights ask for."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = pico.build("llama", tie_word_embeddings=True).module
+
+    def forward(self, tokens):
+        states = self.model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        logits = states @ self.model.lm_head.weight.T
+        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+
+
+def train_task(directory, *, resume=False, kill=None):
+    task, settings = (
+        Task(),
+        TrainSettings(steps=5, batch_size=4, learning_rate=0.01, accumulation=2, checkpoint_every=2),
+    )
+    texts = torch.randint(260, (9, 7), generator=torch.Generator().manual_seed(0))
+    with Training(directory, task, settings, len(texts), resume=resume) as training:
+        for step in training:
+            if step.number == kill:
+                raise Killed
+            for piece in step.pieces:
+                training.backward(task(texts[piece]), 6 * len(piece))
+    return task
+
+
+SHARDED = """if True:
+    import sys
+    from pathlib import Path
+    import torch
+    sys.path.insert(0, sys.argv[1])
+    from core.test_train import Killed, train_task
+    try:
+        train_task(Path(sys.argv[2]), kill=3)
+    except Killed:
+        pass
+    task = train_task(Path(sys.argv[2]), resume=True)
+    assert type(task.model.lm_head.weight.data).__name__ == "DTensor"
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_sharded_weights_train_to_the_same_model(tmp_path):
+    alone = train_task(tmp_path / "alone").state_dict()
+    (tmp_path / "worker.py").write_text(SHARDED)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_FSDP": "true",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               str(tmp_path / "worker.py"), os.path.dirname(os.path.dirname(__file__)), str(tmp_path / "pair")]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored = files.load_tensors(tmp_path / "pair/checkpoint-00000005/model.safetensors")
+    for name, tensor in stored.items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5, msg=name)
+    for one, two in zip(lines(tmp_path / "alone"), lines(tmp_path / "pair"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-3)

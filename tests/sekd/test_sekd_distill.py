@@ -52,9 +52,7 @@ def test_all_positions_are_full_distillation(kind, beta, monkeypatch):
     batch = examples()
     for policy in ("all", "top"):
         settings = DistillSettings(policy=policy, budget=1.0, divergence=beta, temperature=1.5)
-        found = Distiller(student, teacher, settings, shared_vocabulary(student, teacher)).loss(
-            batch, 0, torch.Generator()
-        )
+        found = Distiller(student, teacher, settings, shared_vocabulary(student, teacher))(batch, 0, torch.Generator())
         oracle = dense(student, teacher, batch, 1.5, beta)[batch.valid.flatten()].mean() * 1.5**2
         assert found.weight == int(batch.valid.sum()) == found.positions
         torch.testing.assert_close(found.sum / found.weight, oracle.float(), rtol=1e-4, atol=1e-6)
@@ -74,7 +72,7 @@ def test_only_chosen_positions_count():
     for row, valid in enumerate(batch.valid):
         count = math.ceil(round(0.3 * int(valid.sum()), 9))
         wanted.append(losses[row, entropies[row].topk(count).indices])
-    result = found.loss(batch, 0, torch.Generator())
+    result = found(batch, 0, torch.Generator())
     torch.testing.assert_close(result.sum, torch.cat(wanted).sum().float(), rtol=1e-4, atol=1e-6)
     assert result.weight == sum(map(len, wanted))
     assert result.chosen_score > result.score
@@ -201,7 +199,7 @@ def test_a_cache_gives_the_loss_of_its_classes():
     sparse = sample_classes(log_p, 50, torch.Generator().manual_seed(3))
     cached = Examples(batch.ids, batch.valid, sparse)
     settings = DistillSettings(classes="sampled", budget=0.4)
-    found = Distiller(student, None, settings, 260).loss(cached, 0, torch.Generator())
+    found = Distiller(student, None, settings, 260)(cached, 0, torch.Generator())
     log_q = student.module(batch.ids[:, :-1]).logits.flatten(0, 1).double().log_softmax(-1)
     p = torch.zeros(33, 260, dtype=torch.float64).index_put((sparse.rows, sparse.ids), sparse.counts.double() / 50)
     oracle = kl_div(log_q, p, reduction="none").sum(-1)
@@ -214,7 +212,7 @@ def test_a_wider_head_of_the_teacher_is_cut_and_renormalized():
     teacher = build("llama", seed=2, vocab_size=300)
     batch = examples()
     assert shared_vocabulary(student, teacher) == student.module.config.vocab_size < 300
-    found = Distiller(student, teacher, DistillSettings(policy="all"), 260).loss(batch, 0, torch.Generator())
+    found = Distiller(student, teacher, DistillSettings(policy="all"), 260)(batch, 0, torch.Generator())
     ours = student.module(batch.ids[:, :-1]).logits.double().flatten(0, 1).log_softmax(-1)
     theirs = teacher.module(batch.ids[:, :-1]).logits.double().flatten(0, 1)[:, :260].log_softmax(-1)
     torch.testing.assert_close(found.sum, kl(theirs, ours)[batch.valid.flatten()].sum().float(), rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ process: a checkpoint needs no sampler and no generator, and a resumed run equal
 from __future__ import annotations
 
 import math
+import os
 import random
 import shutil
 import time
@@ -26,6 +27,7 @@ from shammie.core import files
 from shammie.core.errors import BackendError, DataError, NonFiniteError, RunError, ShammieError
 from shammie.core.plain import differences, to_plain
 from shammie.core.schedule import TrainSettings, schedule_factor
+from shammie.core.shard import like, shard, whole
 
 
 def optimizer_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -67,8 +69,8 @@ def _processes() -> Any:
     """
     accelerate = files.package("accelerate", "train")
     flag = accelerate.utils.parse_flag_from_env
-    if flag("ACCELERATE_USE_FSDP") or flag("ACCELERATE_USE_DEEPSPEED"):
-        raise BackendError("training cannot shard a model; launch it without FSDP and DeepSpeed")
+    if flag("ACCELERATE_USE_DEEPSPEED"):
+        raise BackendError("training does not run under DeepSpeed; launch it with --use_fsdp or neither")
     return accelerate.PartialState(cpu=flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
@@ -90,6 +92,9 @@ class Training:
     trained: of it checkpoints hold trainable weights and persistent buffers, so what is frozen must be the same again.
     Batches are planned over `items` examples; with none, rooms draw their own from `step.seed`. The optimizer is AdamW
     over `optimizer_groups` unless one is given. A body that sets `stopped` ends the training with its step.
+
+    Launched with accelerate's --use_fsdp, weights, gradients and moments are spread over the processes, each of which
+    must have loaded the same weights. `modules` is then one module, and the body computes its loss by calling it.
     """
 
     directory: files.PathLike
@@ -108,6 +113,9 @@ class Training:
         self._root = self.modules if isinstance(self.modules, nn.Module) else nn.ModuleDict(self.modules)
         if self._world > 1:
             self._root.to(processes.device)
+        self._sharded = self._world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+        if self._sharded:
+            shard(self._root, processes.device)
         names = {parameter: name for name, parameter in self._root.named_parameters()}
         self._names = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
         if not self._names:
@@ -116,8 +124,8 @@ class Training:
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 raise ShammieError(f"{name} is {parameter.dtype}, which rounds updates away; load the model in float32")
         self.device = next(iter(self._names)).device
-        if settings.precision == "float16" and self.device.type != "cuda":
-            raise ShammieError(f"float16 trains on CUDA alone, not on {self.device}; choose bfloat16 or float32")
+        if settings.precision == "float16" and (self.device.type != "cuda" or self._sharded):
+            raise ShammieError(f"float16 trains unsharded on CUDA, not on {self.device}; choose bfloat16 or float32")
         self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
         if self.optimizer is None:
             groups, fused = optimizer_groups(self._root, settings.weight_decay), self.device.type in ("cpu", "cuda")
@@ -137,7 +145,7 @@ class Training:
             self._lines: list[str] = []
             self._written = self._restore()
             self._flush()
-            for tensor in self._root.state_dict().values() if self._world > 1 else ():
+            for tensor in self._root.state_dict().values() if self._world > 1 and not self._sharded else ():
                 torch.distributed.broadcast(tensor, 0)
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stack.callback(random.setstate, random.getstate())
@@ -188,7 +196,7 @@ class Training:
 
         The update is that of all sums of a step over all their weights, however they fall on pieces and processes.
         """
-        if not self._sums:  # a sum over thousands of tokens overflows float16, so it is divided by the first weight
+        if not self._sums and not self._sharded:  # a sum over many tokens overflows float16: divide by the first weight
             self._unit = torch.as_tensor(weight, device=loss.device).detach().clamp(min=1)
         self._sums.append((loss.detach(), weight))
         if loss.requires_grad:
@@ -214,7 +222,7 @@ class Training:
             raise DataError(f"the losses of step {number} have the total weight {weight}; give it something to learn")
         gradients = self._gradients(float(self._unit) / weight)
         self._scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.get_total_norm(gradients.values()))
+        norm = float(whole(nn.utils.get_total_norm(gradients.values())))
         if not math.isfinite(norm) and not self._scaler.is_enabled():  # a scaler skips the step and halves its scale
             name = next((name for name, gradient in gradients.items() if not gradient.isfinite().all()), "all weights")
             raise NonFiniteError(f"the gradient of {name} in step {number} is not finite; lower the learning rate")
@@ -235,14 +243,14 @@ class Training:
 
     def _gradients(self, scale: float) -> dict[str, Tensor]:
         """The gradients by name, scaled and summed over processes; zero where only another process has one."""
-        if self._world > 1:
+        if self._world > 1 and not self._sharded:
             used = self.sum(torch.tensor([float(parameter.grad is not None) for parameter in self._names]))
             for parameter, count in zip(self._names, used.tolist(), strict=True):
                 parameter.grad = torch.zeros_like(parameter) if count and parameter.grad is None else parameter.grad
         gradients = {name: parameter.grad for parameter, name in self._names.items() if parameter.grad is not None}
         if gradients:
             torch._foreach_mul_(list(gradients.values()), scale)
-        for gradient in gradients.values() if self._world > 1 else ():
+        for gradient in gradients.values() if self._world > 1 and not self._sharded else ():
             torch.distributed.all_reduce(gradient)
         return gradients
 
@@ -261,15 +269,16 @@ class Training:
     def _checkpoint(self) -> None:
         """Write a checkpoint whole or not at all, then drop the oldest."""
         self._flush()
-        if self._rank > 0:
-            return
         entries = self.optimizer.state_dict()["state"].items()
         flat = {f"{self._order[i]}.{key}": value for i, entry in entries for key, value in entry.items()}
-        tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+        tensors = {key: whole(value) for key, value in flat.items() if isinstance(value, Tensor)}
+        weights = {name: whole(tensor) for name, tensor in self._weights().items()}
+        if self._rank > 0:
+            return
         state = {"identity": self._identity, "done": self.done, "stopped": self.stopped, "metrics": self._written}
         state |= {"scaler": self._scaler.state_dict(), "optimizer": {k: v for k, v in flat.items() if k not in tensors}}
         with files.atomic_directory(self._path / f"checkpoint-{self.done:08}") as temporary:
-            files.save_tensors(temporary / "model.safetensors", self._weights())
+            files.save_tensors(temporary / "model.safetensors", weights)
             files.save_tensors(temporary / "optimizer.safetensors", tensors)
             files.write_json(temporary / "state.json", state)
         for old in sorted(self._path.glob("checkpoint-*"))[: -self.settings.keep_checkpoints]:
@@ -288,11 +297,13 @@ class Training:
             raise RunError(f"{self._path} holds a training whose {name} is {before!r}, not {now!r}; {remedy}")
         stored = files.load_tensors(found[-1] / "model.safetensors")
         for name, tensor in self._weights().items():
-            tensor.copy_(stored[name])
+            tensor.copy_(like(stored[name], tensor))
+        parameters = {name: parameter for parameter, name in self._names.items()}
         entries: dict[int, dict[str, Any]] = {}
         for key, value in (state["optimizer"] | files.load_tensors(found[-1] / "optimizer.safetensors")).items():
             name, _, part = key.rpartition(".")
-            entries.setdefault(self._order.index(name), {})[part] = value
+            spread = like(value, parameters[name]) if isinstance(value, Tensor) else value
+            entries.setdefault(self._order.index(name), {})[part] = spread
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
         self._scaler.load_state_dict(state["scaler"])
         self.done, self.stopped = state["done"], state["stopped"]

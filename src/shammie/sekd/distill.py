@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from shammie.core.errors import ShammieError
 from shammie.core.model import LanguageModel
@@ -28,8 +29,7 @@ class Examples:
     statistics: dict[str, Float[Tensor, " BP"]] | None = None
 
 
-@dataclass(frozen=True)
-class StepLoss:
+class StepLoss(NamedTuple):
     """A sum of losses, what it is to be divided by, how many positions it read, and the mean score of all and of those."""
 
     sum: Float[Tensor, ""]
@@ -39,8 +39,11 @@ class StepLoss:
     chosen_score: float | None
 
 
-class Distiller:
-    """Computes the loss of a batch. A teacher is needed unless the examples bring its sampled classes."""
+class Distiller(nn.Module):
+    """Computes the loss of a batch. A teacher is needed unless the examples bring its sampled classes.
+
+    Its weights are the student's, its buffers the selector's; the teacher is no part of it, so that nothing trains or saves that.
+    """
 
     def __init__(
         self, student: LanguageModel, teacher: LanguageModel | None, settings: DistillSettings, vocabulary: int
@@ -51,12 +54,14 @@ class Distiller:
             )
         if teacher is None and settings.classes != "sampled":
             raise ShammieError(f"--classes {settings.classes} needs the teacher itself; a cache holds sampled classes")
+        super().__init__()
+        self.module = student.module
         self.student, self.teacher, self.settings = student, teacher, settings
         self.head = Head(student.anatomy, vocabulary)
         self.teacher_head = None if teacher is None else Head(teacher.anatomy, vocabulary)
         self.selector = Selector(settings)
 
-    def loss(self, examples: Examples, step: int, generator: torch.Generator) -> StepLoss:
+    def forward(self, examples: Examples, step: int, generator: torch.Generator) -> StepLoss:
         """The loss of a batch, differentiable in the student."""
         inputs, targets = examples.ids[:, :-1], examples.ids[:, 1:].flatten()
         theirs = self._teacher_states(inputs)

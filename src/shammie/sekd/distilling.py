@@ -119,7 +119,7 @@ def _trained(config: SekdTrain, distiller: Distiller, corpus: Corpus, artifacts:
 
     with trainable(student, lora_rank=config.lora_rank, checkpointing=config.checkpointing, seed=settings.seed):
         train(distiller, source, len(corpus.items), settings, artifacts / "training", resume=True)
-    save_student(student, artifacts / STUDENT)
+    save_student(student, artifacts / STUDENT, overwrite=True)
     steps = [json.loads(line) for line in files.read_bytes(artifacts / "training" / "metrics.jsonl").splitlines()]
     read = settings.batch_size * len(steps)
     tokens = {

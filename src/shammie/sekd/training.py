@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from shammie.core import files
-from shammie.core.errors import RunError, ShammieError
+from shammie.core.errors import ShammieError
 from shammie.core.model import LanguageModel
 from shammie.core.schedule import TrainSettings
+from shammie.core.shard import whole
 from shammie.core.train import Training
 from shammie.sekd.distill import Distiller, Examples
 
@@ -29,14 +30,13 @@ def train(
     The loss of a step is the sum of all its weighted losses over all its weights, however they fall on pieces and processes.
     Errors: RunError where `directory` holds another training; NonFiniteError for a loss that is not finite.
     """
-    modules = {"student": distiller.student.module, "selector": distiller.selector}
-    with Training(directory, modules, settings, items, resume=resume) as training:
+    with Training(directory, distiller, settings, items, resume=resume) as training:
         for step in training:
             generator = torch.Generator().manual_seed(step.seed)
             read, scores = 0, []
             for piece in step.pieces:
                 with training.autocast():
-                    found = distiller.loss(source(piece, step.number), step.number, generator)
+                    found = distiller(source(piece, step.number), step.number, generator)
                 training.backward(found.sum, found.weight)
                 read += found.positions
                 scores.append((found.score, found.chosen_score))
@@ -107,10 +107,13 @@ def _adapted(model: LanguageModel, rank: int, seed: int) -> Any:
     return adapted
 
 
-def save_student(model: LanguageModel, directory: Path) -> None:
-    """Write a plain Hugging Face checkpoint, whole or not at all."""
-    if directory.exists() and any(directory.iterdir()):
-        raise RunError(f"{directory} already holds a checkpoint; choose another --output-dir")
-    with files.atomic_directory(directory) as place:
-        model.module.save_pretrained(place)
+def save_student(model: LanguageModel, directory: Path, *, overwrite: bool = False) -> None:
+    """Write a plain Hugging Face checkpoint, whole or not at all; of a sharded training every process must call it."""
+    module = model.module
+    once, every = (dict(module.named_parameters(remove_duplicate=flag)).keys() for flag in (True, False))
+    weights = {name: whole(tensor) for name, tensor in module.state_dict().items() if name not in every - once}
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
+    with files.atomic_directory(directory, overwrite=overwrite) as place:
+        module.save_pretrained(place, state_dict=weights)
         model.tokenizer.save_pretrained(place)
