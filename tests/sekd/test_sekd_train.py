@@ -15,7 +15,7 @@ from shammie.sekd.costs import dense_cost, step_cost
 from shammie.sekd.distill import Distiller, Examples
 from shammie.sekd.planted import draw_task, found_share
 from shammie.sekd.settings import RECIPES, DistillSettings, recipe
-from shammie.sekd.training import train, trainable
+from shammie.sekd.training import open_tracker, train, trainable
 from shammie.sekd.windows import Windows, cut_windows
 
 STEPS = TrainSettings(steps=6, batch_size=4, learning_rate=1e-3, checkpoint_every=2, seed=3)
@@ -190,3 +190,43 @@ def test_windows_join_texts_and_leave_ends_out():
     other = cut_windows(tokenizer, [*texts[:2], "ik"], 4)
     assert found.fingerprint != other.fingerprint
     assert found.take([0]).fingerprint == other.take([0]).fingerprint
+
+
+class Recorder:
+    """A tracker of accelerate's kind."""
+
+    requires_logging_directory = True
+    seen: list = []
+
+    def __init__(self, name, directory):
+        self.place = (name, directory)
+
+    def start(self):
+        pass
+
+    def log(self, values, step):
+        self.seen.append((step, values))
+
+
+def test_a_tracker_gets_the_numbers_of_the_metrics(tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    tracker = open_tracker("recorder", tmp_path / "tracker")
+    data, distiller = windows(), Distiller(build("llama", seed=1), build("llama", seed=2), DistillSettings(), 260)
+    with trainable(distiller.student):
+        train(
+            distiller,
+            lambda piece, _: Examples(data.ids[piece], data.valid[piece]),
+            10,
+            STEPS,
+            tmp_path / "t",
+            tracker=tracker,
+        )
+    lines = [json.loads(line) for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
+    assert [step for step, _ in Recorder.seen] == [line["step"] for line in lines]
+    for (_, values), line in zip(Recorder.seen, lines, strict=True):
+        assert values["loss"] == pytest.approx(line["loss"], rel=1e-5)
+        assert values["positions"] == line["positions"]
+    with pytest.raises(ShammieError, match="tensorboard"):
+        open_tracker("abacus", tmp_path)

@@ -21,6 +21,7 @@ from shammie.mfa.source import Part, Source, sample
 BLOCK_BYTES = 64 * 2**20  # of activations that are compared at a time
 _COVARIANCE_OF = 50_000  # tokens that the start's leading dimensions are made of
 _LEAST = 1.0  # tokens below which a component is dead
+_SMALL = 0.4  # of the mean number of tokens: a cell of the start that holds fewer is better used where tokens are dense
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def fit_em(
     while last.number < settings.passes:
         statistics, train = gather(last, source, settings, processes)
         mixture = maximize(statistics, settings.ridge, last.mixture)
-        mixture, reseeded = reseed(mixture, statistics.gram[:, -1, -1])
+        counts = statistics.gram[:, -1, -1]
+        mixture, reseeded = reseed(mixture, counts, _LEAST if last.number else max(_LEAST, _SMALL * float(counts.mean())))
         held_out = mean_negative_log_likelihood(mixture, source, settings, "held_out", processes)
         former, last = last, Pass(last.number + 1, mixture, train, held_out, reseeded)
         yield last
@@ -118,7 +120,12 @@ def fit_em(
 
 
 def converged(former: Pass, last: Pass, tolerance: float) -> bool:
-    """Whether a pass gained less than the tolerance: held out, or in training where nothing is held out."""
+    """Whether a pass gained less than the tolerance: held out, or in training where nothing is held out.
+
+    A pass that moved components has yet to gain by it.
+    """
+    if last.reseeded:
+        return False
     before, after = (former.held_out, last.held_out) if last.held_out is not None else (former.train, last.train)
     return before is not None and after is not None and before - after < tolerance * abs(before)
 
@@ -137,9 +144,9 @@ def gather(last: Pass, source: Source, settings: MfaSettings, processes: Process
     return Statistics(*map(processes.sum, statistics)), -total / count
 
 
-def reseed(mixture: Parameters, counts: Float[Tensor, " K"]) -> tuple[Parameters, int]:
-    """Move components that have lost their tokens onto the heaviest ones, which they split along the first loading."""
-    dead = (counts < _LEAST).nonzero()[:, 0]
+def reseed(mixture: Parameters, counts: Float[Tensor, " K"], least: float = _LEAST) -> tuple[Parameters, int]:
+    """Move components of fewer than `least` tokens onto the heaviest ones, which they split along the first loading."""
+    dead = (counts < least).nonzero()[:, 0]
     if not len(dead):
         return mixture, 0
     weights, means, loadings, noise = (part.clone() for part in mixture)

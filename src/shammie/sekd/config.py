@@ -142,6 +142,8 @@ class SekdTrain:
     """Compute the student's activations twice instead of keeping them."""
     teacher_dtype: Dtype = "auto"
     """Dtype that the teacher runs in."""
+    tracker: str | None = None
+    """Send each step's numbers to tensorboard, wandb, trackio or another of accelerate's trackers too."""
     device: str | None = None
     """Where to run, such as cpu or cuda."""
     resume: bool = False

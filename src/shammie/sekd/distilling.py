@@ -19,7 +19,7 @@ from shammie.sekd.caching import open_cache
 from shammie.sekd.distill import Distiller, Examples
 from shammie.sekd.evaluate import read_windows, summarize_windows
 from shammie.sekd.scoring import read_choice
-from shammie.sekd.training import save_student, train, trainable
+from shammie.sekd.training import open_tracker, save_student, train, trainable
 from shammie.sekd.vocabulary import shared_vocabulary
 from shammie.sekd.windows import Windows, cut_windows
 
@@ -118,7 +118,8 @@ def _trained(config: SekdTrain, distiller: Distiller, corpus: Corpus, artifacts:
         return corpus.examples(piece, step, student.device)
 
     with trainable(student, lora_rank=config.lora_rank, checkpointing=config.checkpointing, seed=settings.seed):
-        train(distiller, source, len(corpus.items), settings, artifacts / "training", resume=True)
+        tracker = open_tracker(config.tracker, artifacts / "tracker") if config.tracker else None
+        train(distiller, source, len(corpus.items), settings, artifacts / "training", resume=True, tracker=tracker)
     save_student(student, artifacts / STUDENT, overwrite=True)
     steps = [json.loads(line) for line in files.read_bytes(artifacts / "training" / "metrics.jsonl").splitlines()]
     read = settings.batch_size * len(steps)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from shammie.core import files
-from shammie.core.errors import ShammieError
+from shammie.core.errors import BackendError, ShammieError
 from shammie.core.model import LanguageModel
 from shammie.core.schedule import TrainSettings
 from shammie.core.shard import whole
@@ -21,9 +21,36 @@ from shammie.sekd.distill import Distiller, Examples
 Source = Callable[[Sequence[int], int], Examples]
 """Examples of some windows in a step; one that samples from the student makes training on-policy."""
 
+Tracker = Callable[[dict[str, Any], int], None]
+"""Takes the numbers of a step as they are made; `open_tracker` gives those that accelerate knows."""
+
+
+def open_tracker(name: str, directory: Path) -> Tracker:
+    """A tracker by accelerate's name for it, such as tensorboard, wandb or trackio; its files go to `directory`.
+
+    Errors: ShammieError for a name that accelerate does not know, BackendError where the tracker's package is missing.
+    """
+    known = files.package("accelerate.tracking", "sekd").LOGGER_TYPE_TO_CLASS
+    if name not in known:
+        raise ShammieError(f"--tracker {name!r} is not one that accelerate knows: {', '.join(known)}")
+    kind = known[name]
+    try:
+        made = kind("sekd", str(directory)) if kind.requires_logging_directory else kind("sekd")
+        made.start()
+    except ImportError:
+        raise BackendError(f"--tracker {name} needs a package that is not installed; pip install {name}") from None
+    return lambda values, step: made.log(values, step=step)
+
 
 def train(
-    distiller: Distiller, source: Source, items: int, settings: TrainSettings, directory: Path, *, resume: bool = False
+    distiller: Distiller,
+    source: Source,
+    items: int,
+    settings: TrainSettings,
+    directory: Path,
+    *,
+    resume: bool = False,
+    tracker: Tracker | None = None,
 ) -> None:
     """Distil into the student in place; `directory` holds metrics.jsonl and checkpoints.
 
@@ -33,14 +60,21 @@ def train(
     with Training(directory, distiller, settings, items, resume=resume) as training:
         for step in training:
             generator = torch.Generator().manual_seed(step.seed)
-            read, scores = 0, []
+            read, scores, losses = 0, [], []
             for piece in step.pieces:
                 with training.autocast():
                     found = distiller(source(piece, step.number), step.number, generator)
                 training.backward(found.sum, found.weight)
+                losses.append((found.sum.detach(), found.weight))
                 read += found.positions
                 scores.append((found.score, found.chosen_score))
-            training.log({"positions": read, **_means(scores)})
+            values = {"positions": read, **_means(scores)}
+            training.log(values)
+            if tracker is not None:
+                tracker(
+                    {"loss": float(sum(total for total, _ in losses)) / sum(weight for _, weight in losses), **values},
+                    step.number,
+                )
 
 
 def _means(scores: Sequence[tuple[float | None, float | None]]) -> dict[str, float]:
