@@ -5,7 +5,7 @@
 A step is: teacher forward, student forward, loss, backward, AdamW. SmolLM2-135M teaches its own 15 layers, Gemma-3-270M its own
 9; two windows of 256 tokens, float32, all threads. The dense step is the textbook's: full logits of both, log-softmax, KL. TRL's
 is its GKD loss at beta 0 on the same logits. 3X reads a cache of sampled classes and a fifth of the windows, so its step counts
-for five dense ones. Memory is what one step adds to the loaded models, gradients and moments of the optimizer included.
+for five dense ones. Memory is what a step adds to weights and moments, which are there all along; gradients are part of it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ def main() -> int:
     if args.peak:
         name, _, side = args.peak.partition(":")
         problem = Problem(name)
-        common.print_peak(problem.sides()[side], [problem.teacher.module, problem.student.module])
+        run = problem.sides()[side]
+        run()  # the optimizer's moments are there from the first step on
+        common.print_peak(run, [problem.teacher.module, problem.student.module])
         return 0
     settings = {"windows": WINDOWS, "tokens": LENGTH, "threads": torch.get_num_threads(), "dtype": "float32"}
     report = common.Report("sekd", args, settings)

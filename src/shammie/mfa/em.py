@@ -21,7 +21,7 @@ from shammie.mfa.source import Part, Source, sample
 BLOCK_BYTES = 64 * 2**20  # of activations that are compared at a time
 _COVARIANCE_OF = 50_000  # tokens that the start's leading dimensions are made of
 _LEAST = 1.0  # tokens below which a component is dead
-_SMALL = 0.4  # of the mean number of tokens: a cell of the start that holds fewer is better used where tokens are dense
+_SUPPORT, _SMALL = 14, 0.4  # tokens a direction, and of the mean number: a cell of the start below both is moved
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,17 @@ def fit_em(
         statistics, train = gather(last, source, settings, processes)
         mixture = maximize(statistics, settings.ridge, last.mixture)
         counts = statistics.gram[:, -1, -1]
-        mixture, reseeded = reseed(mixture, counts, _LEAST if last.number else max(_LEAST, _SMALL * float(counts.mean())))
+        mixture, reseeded = reseed(mixture, counts, _LEAST if last.number else _support(settings, counts))
         held_out = mean_negative_log_likelihood(mixture, source, settings, "held_out", processes)
         former, last = last, Pass(last.number + 1, mixture, train, held_out, reseeded)
         yield last
         if converged(former, last, settings.tolerance):
             return
+
+
+def _support(settings: MfaSettings, counts: Float[Tensor, " K"]) -> float:
+    """Tokens below which a cell of the start overfits and is better used where tokens are dense."""
+    return max(_LEAST, min(_SUPPORT * (settings.rank + 1), _SMALL * float(counts.mean())))
 
 
 def converged(former: Pass, last: Pass, tolerance: float) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shammie.core.errors import ShammieError
 from shammie.core.model import LanguageModel
-from shammie.sekd.equations import cross_entropy, divergence, kept_log_probs, kl, sampled_kl
+from shammie.sekd.equations import cross_entropy, divergence, forward_kl, kept_log_probs, kl, sampled_kl
 from shammie.sekd.heads import Head, chunked_sum
 from shammie.sekd.policies import Selection, Selector
 from shammie.sekd.settings import DistillSettings
@@ -122,13 +122,17 @@ class Distiller(nn.Module):
     def _soft(
         self, logits: Tensor, rows: Tensor | None, sparse: SparseTargets | None, part: slice, generator: torch.Generator
     ) -> Tensor:
-        log_q, settings = logits.log_softmax(-1), self.settings
+        settings = self.settings
         if settings.classes == "sampled" and sparse is not None:
-            return _sampled(sparse.take(torch.arange(len(sparse), device=logits.device)[part]), log_q, settings.draws)
+            own = sparse.take(torch.arange(len(sparse), device=logits.device)[part])
+            return _sampled(own, logits.log_softmax(-1), settings.draws)
         assert rows is not None, "no teacher and no cache"
         assert self.teacher_head is not None
         with torch.no_grad():
-            log_p = (self.teacher_head.logits(rows[part]) / settings.temperature).log_softmax(-1)
+            theirs = self.teacher_head.logits(rows[part]) / settings.temperature
+        if settings.classes == "full" and not settings.divergence:
+            return forward_kl(theirs, logits)
+        log_p, log_q = theirs.log_softmax(-1), logits.log_softmax(-1)
         if settings.classes == "sampled":
             return _sampled(sample_classes(log_p, settings.draws, generator), log_q, settings.draws)
         if settings.classes == "top":
