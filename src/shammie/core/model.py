@@ -136,7 +136,7 @@ def _read(
     weights: str, tokenizer: PreTrainedTokenizerBase | None, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     revision = {"revision": options.pop("revision")}
-    with _quiet():
+    with quiet():
         with _reading(weights, "config"):
             config = AutoConfig.from_pretrained(weights, trust_remote_code=False, **revision)
         if config.model_type not in FAMILIES:
@@ -200,7 +200,7 @@ def _finish(model: LanguageModel) -> LanguageModel:
     return model
 
 
-class _quiet:  # noqa: N801 - a context manager, used as a function
+class quiet:  # noqa: N801 - a context manager, used as a function
     """Hold back transformers' load reports and progress bars; what matters in them is raised as an error instead."""
 
     def __enter__(self) -> None:

@@ -130,8 +130,12 @@ def _texts(records: list[Record]) -> list[Block]:
             ["KL, student to teacher", line["reverse_kl"]], ["same likeliest token", line["agreement"]],
         ]))  # fmt: skip
     rows = [[line["model"], line["perplexity"], line.get("entropy")] for line in of_kind(records, "texts")]
-    note = "Perplexity of the texts. The unigram model knows their own token frequencies and no context: the control."
-    return [*blocks, Table(["model", "perplexity", "entropy, nats"], rows, note)] if rows else blocks
+    if not rows:
+        return blocks
+    note = Prose(
+        "The unigram model knows the texts' own token frequencies and no context: the control of a perplexity."
+    )
+    return [*blocks, Table(["model", "perplexity", "entropy, nats"], rows, "Perplexity of the texts"), note]
 
 
 def _answers(records: list[Record]) -> list[Block]:

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from shammie.core import files
 from shammie.core.errors import ShammieError, UnsupportedModelError
-from shammie.core.model import LanguageModel, load
+from shammie.core.model import LanguageModel, load, quiet
 from shammie.core.task import Task
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def shrink(model: LanguageModel, layers: int | Sequence[int]) -> LanguageModel:
 def shrink_to(model: LanguageModel, layers: int | Sequence[int], output_dir: Path, *, overwrite: bool = False) -> None:
     """Write the shrunk model as a plain Hugging Face checkpoint with its tokenizer, and what it was made of."""
     student, kept = shrink(model, layers), choose_layers(len(model.anatomy.layers), layers)
-    with files.atomic_directory(output_dir, overwrite=overwrite) as target:
+    with files.atomic_directory(output_dir, overwrite=overwrite) as target, quiet():
         student.module.save_pretrained(target)
         student.tokenizer.save_pretrained(target)
         files.write_json(target / "shammie.json", {"weights": model.hash, "layers": kept})

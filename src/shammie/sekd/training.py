@@ -12,7 +12,7 @@ import torch
 
 from shammie.core import files
 from shammie.core.errors import BackendError, ShammieError
-from shammie.core.model import LanguageModel
+from shammie.core.model import LanguageModel, quiet
 from shammie.core.schedule import TrainSettings
 from shammie.core.shard import whole
 from shammie.core.train import Training
@@ -148,6 +148,6 @@ def save_student(model: LanguageModel, directory: Path, *, overwrite: bool = Fal
     weights = {name: whole(tensor) for name, tensor in module.state_dict().items() if name not in every - once}
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return
-    with files.atomic_directory(directory, overwrite=overwrite) as place:
+    with files.atomic_directory(directory, overwrite=overwrite) as place, quiet():
         module.save_pretrained(place, state_dict=weights)
         model.tokenizer.save_pretrained(place)
