@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies
 from torch.nn.functional import kl_div
 
 from pico import build
-from shammie.core.errors import ShammieError
+from shammie.core.errors import DataError, ShammieError
 from shammie.sekd.distill import Distiller, Examples
-from shammie.sekd.equations import divergence, entropy, kl, sampled_kl
+from shammie.sekd.equations import divergence, entropy, forward_kl, kl, sampled_kl
 from shammie.sekd.heads import Head, chunked_sum
 from shammie.sekd.policies import Selector
 from shammie.sekd.settings import DistillSettings
@@ -227,11 +227,26 @@ def test_what_a_cache_cannot_give_is_refused(changes, named):
         Distiller(build("llama"), None, DistillSettings(**changes), 260)
 
 
+@pytest.mark.parametrize("policy", ["all", "top", "random", "sampled"])
+def test_a_batch_without_valid_positions_is_refused(policy):
+    with pytest.raises(DataError, match="no position of this batch is valid"):
+        Selector(DistillSettings(policy=policy))(torch.ones(2, 3), torch.zeros(2, 3).bool(), 0, torch.Generator())
+
+
 def test_masked_classes_have_no_part():
     log_p = torch.tensor([[0.0, 0.0, -math.inf]]).log_softmax(-1)
     log_q = torch.tensor([[1.0, 0.0, -math.inf]]).log_softmax(-1)
     assert math.isfinite(float(kl(log_p, log_q)))
     torch.testing.assert_close(entropy(torch.tensor([[0.0, 0.0, -math.inf]])), torch.tensor([math.log(2)]))
+    torch.testing.assert_close(forward_kl(log_p, log_q), kl(log_p, log_q))
+
+
+def test_entropy_and_forward_kl_are_their_definitions():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (5 * torch.randn(20, 50, generator=generator) for _ in range(2))
+    log_p, log_q = teacher.double().log_softmax(-1), student.double().log_softmax(-1)
+    torch.testing.assert_close(entropy(teacher).double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(forward_kl(teacher, student).double(), kl(log_p, log_q), rtol=1e-4, atol=1e-5)
 
 
 def test_no_more_than_a_chunk_of_logits_is_ever_held(monkeypatch):
