@@ -189,7 +189,7 @@ class SekdShrink:
     output_dir: Path
     """Directory of the run; the student goes to artifacts/student in it."""
     layers: int | None = None
-    """How many layers to keep, spread evenly from the first to the last."""
+    """How many layers to keep: the first half of them and the last half."""
     keep: tuple[int, ...] = ()
     """The layers to keep, by number from 0, instead of a count."""
     device: str | None = None

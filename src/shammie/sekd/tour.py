@@ -55,7 +55,7 @@ def _texts(context: Context) -> list[str]:
     from shammie.core.decoding import GenerationSettings
     from shammie.core.generate import generate
 
-    settings = GenerationSettings(max_new_tokens=context.size(64, 128), temperature=0.8, seed=context.seed)
+    settings = GenerationSettings(max_new_tokens=64, temperature=0.8, seed=context.seed)
     openings = [f"{subject} {verb}" for subject in _SUBJECTS for verb in _VERBS]
     found = generate(context.model, openings, settings)
     return [opening + one.text for opening, one in zip(openings, found, strict=True)]
