@@ -48,5 +48,5 @@ def dense_cost(student: LanguageModel, teacher: LanguageModel, positions: int, v
 
 
 def _layer_weights(model: LanguageModel) -> int:
-    """Weights that every token meets inside the layers."""
+    """Matrices inside the layers; of a sparse layer all experts, though a token meets few."""
     return sum(p.numel() for layer in model.anatomy.layers for p in layer.parameters() if p.ndim >= 2)
