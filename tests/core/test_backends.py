@@ -185,6 +185,14 @@ class TestRequests:
         }  # fmt: skip
         assert (made.text, made.answer, made.finish) == (" Paris.", " Paris.", "stop")
 
+    def test_token_ids_go_as_they_are(self, server: Server) -> None:
+        server.answer = lambda *_: text_reply(" Lima")
+        made = server.backend().complete({7: [5, 6]}, [(7, 3)], GenerationSettings())
+        assert server.bodies()[-1]["prompt"] == [5, 6]
+        assert (made[0].prompt, made[0].sample, made[0].text) == (7, 3, " Lima")
+        with pytest.raises(BackendError, match="put the prefill into it"):
+            server.backend().complete([[5, 6]], [(0, 0)], GenerationSettings(prefill="x"))
+
     @pytest.mark.parametrize(
         ("finish", "stop_reason", "expected"),
         [("length", None, "length"), ("stop", None, "end"), ("stop", "X", "stop"), ("stop", 7, "end")],

@@ -114,3 +114,11 @@ def test_batches_go_to_the_models_device() -> None:
     batch = make_batch(pico.shared("llama"), ["a", "bc"])
     assert {tensor.device for tensor in (batch.ids, batch.mask, batch.row)} == {torch.device("cpu")}
     assert torch.equal(batch.mask, torch.tensor([[1, 0], [1, 1]]))
+
+
+def test_token_ids_are_taken_as_they_are() -> None:
+    model = pico.shared("llama")
+    assert encode(model, [5, 6, 7]) == [5, 6, 7]
+    assert encode(model, (5, 6), prefill="a") == [5, 6, *model.tokenizer("a", add_special_tokens=False)["input_ids"]]
+    with pytest.raises(DataError, match="no tokens"):
+        encode(model, [])

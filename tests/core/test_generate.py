@@ -502,3 +502,30 @@ def test_an_empty_cache_has_no_tokens() -> None:
     past = KeyValues.empty(3, torch.device("cpu"))
     assert past.lengths.tolist() == [0, 0, 0]
     assert past.aligned().lengths.tolist() == [0, 0, 0]
+
+
+def sorted_draw(logits: torch.Tensor, chosen: GenerationSettings, draws: list[float]) -> torch.Tensor:
+    """Inversion of the cumulative distribution with all tokens put in order: the plain definition."""
+    scores, order = (logits / chosen.temperature).sort(dim=-1, descending=True, stable=True)
+    weights = scores.softmax(-1, dtype=torch.float64)
+    if chosen.top_k:
+        weights[:, chosen.top_k :] = 0
+    if chosen.top_p < 1:
+        weights = weights * (weights.cumsum(-1) - weights < chosen.top_p * weights.sum(-1, keepdim=True))
+    cumulative = weights.cumsum(-1)
+    target = torch.tensor(draws, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    return order.gather(-1, torch.searchsorted(cumulative, target, right=True))[:, 0]
+
+
+@pytest.mark.parametrize("spread", [0.001, 0.5, 2.0, 8.0])  # from draws far down the order to ever the likeliest
+@pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_k": 700}, {"top_p": 0.9}, {"top_p": 0.5, "top_k": 40}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # the latter has many equal logits
+def test_draws_are_those_of_a_full_sort(spread: float, changes: dict, dtype: torch.dtype) -> None:
+    chosen = GenerationSettings(temperature=0.8, samples=2, **changes)
+    source = torch.Generator().manual_seed(1)
+    logits = (torch.randn(12, 5000, generator=source) * spread).to(dtype).float()
+    logits[3, 10:] = -torch.inf
+    draws = torch.rand(12, generator=source, dtype=torch.float64).tolist()
+    draws[0], draws[1] = 0.0, 1 - 2**-53
+    assert torch.equal(pick(logits, chosen, draws)[0][2:], sorted_draw(logits[2:], chosen, draws[2:]))
+    assert pick(logits, chosen, draws)[0][0] == logits[0].argmax()

@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
     "sekd score": Command("shammie.sekd.config", "SekdScore", "choose the texts that are worth distilling on"),
     "sekd cache": Command("shammie.sekd.config", "SekdCache", "write what a teacher says of a text to disk"),
     "sekd train": Command("shammie.sekd.config", "SekdTrain", "distil a teacher into a student where it counts"),
+    "recall run": Command("shammie.recall.config", "RecallRun", "ask questions with and without reasoning, many times"),
+    "recall report": Command("shammie.recall.config", "RecallReport", "say whether and why reasoning helps recall"),
+    "recall select": Command("shammie.recall.config", "RecallSelect", "answer by vote among traces with clean facts"),
     "sekd evaluate": Command("shammie.sekd.config", "SekdEvaluate", "measure a student beside its teacher"),
 }
 
@@ -71,6 +74,7 @@ POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "ember": "shammie.ember.planted:POWER",
     "mfa": "shammie.mfa.planted:POWER",
     "entity-cells": "shammie.entity_cells.planted:POWER",
+    "recall": "shammie.recall.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
     "sekd": "shammie.sekd.planted:POWER",
 }

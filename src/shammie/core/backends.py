@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shammie.core import files
-from shammie.core.batch import encode
+from shammie.core.batch import Prompt, encode, is_chat
 from shammie.core.errors import BackendError, ShammieError
-from shammie.core.generate import Completion, GenerationSettings, Prompt, complete, part
+from shammie.core.generate import Completion, GenerationSettings, Numbered, complete, part
 from shammie.core.model import LanguageModel, load
 
 Jobs = Sequence[tuple[int, int]]  # (prompt index, sample index)
@@ -32,7 +32,7 @@ class Backend(Protocol):
     def identity(self) -> str:
         """What goes into a run record: the model, and its hash or where it runs; no secrets."""
 
-    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+    def complete(self, prompts: Numbered[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """One completion for each of `jobs`, in their order, or an error."""
 
 
@@ -47,7 +47,7 @@ class LocalBackend:
         """The model's name and the hash of the weights in force."""
         return f"{_name(self.model.name)}@{self.model.hash[:16]}"
 
-    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+    def complete(self, prompts: Numbered[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`."""
         encoded = _encoded(self.model, prompts, jobs, settings.prefill)
         batches = [jobs[i : i + self.rows] for i in range(0, len(jobs), self.rows)]
@@ -55,7 +55,7 @@ class LocalBackend:
 
 
 class EndpointBackend:
-    """A model behind an OpenAI-compatible server. Chats go to /chat/completions, plain strings to /completions.
+    """A model behind an OpenAI-compatible server. Chats go to /chat/completions, texts and token ids to /completions.
 
     vLLM, SGLang and `transformers serve` are recognized and told what their own defaults would otherwise change (top_k,
     penalties). A prefilled chat is given only to the first two, since other servers would open a new turn. Where the
@@ -79,7 +79,7 @@ class EndpointBackend:
         self._key = os.environ.get(api_key_env, "")
         self._server: str | None = None
 
-    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+    def complete(self, prompts: Numbered[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`."""
         # A proxy named in the environment is not asked about servers on this machine.
         with self._openai.OpenAI(
@@ -123,6 +123,10 @@ class EndpointBackend:
             body["top_k"] = settings.top_k
         if isinstance(prompt, str):
             return body | {"prompt": prompt + settings.prefill, "max_tokens": settings.max_new_tokens}
+        if not is_chat(prompt):
+            if settings.prefill:
+                raise BackendError(f"a prompt of token ids goes to {self.url} as it is; put the prefill into it")
+            return body | {"prompt": list(prompt), "max_tokens": settings.max_new_tokens}
         messages = [dict(message) for message in prompt]
         if settings.prefill:
             if self._server not in _VLLM_LIKE:
@@ -134,7 +138,8 @@ class EndpointBackend:
         return body | {"messages": messages, "max_completion_tokens": settings.max_new_tokens}
 
     def _ask(self, client: Any, prompt: Prompt, job: tuple[int, int], settings: GenerationSettings) -> Completion:
-        body, plain = self._body(prompt, job, settings), isinstance(prompt, str)
+        body = self._body(prompt, job, settings)
+        plain = "prompt" in body
         url = self.url + ("/completions" if plain else "/chat/completions")
         try:
             reply = client.post(url, body=body, cast_to=object)
@@ -186,11 +191,11 @@ class VllmBackend:
         except (ValueError, RuntimeError, OSError) as error:
             raise BackendError(f"vLLM cannot load {model!r}: {_line(error)}; check its name and the options") from None
         # Prompts become tokens exactly as for a local model; that asks for name and tokenizer only.
-        self._reader = LanguageModel(None, self._engine.get_tokenizer(), model)
+        self.reader = LanguageModel(None, self._engine.get_tokenizer(), model)
 
-    def complete(self, prompts: Sequence[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
+    def complete(self, prompts: Numbered[Prompt], jobs: Jobs, settings: GenerationSettings) -> list[Completion]:
         """As `Backend.complete`; log-probabilities are at temperature 1, as is vLLM's default."""
-        encoded = _encoded(self._reader, prompts, jobs, settings.prefill)
+        encoded = _encoded(self.reader, prompts, jobs, settings.prefill)
         asked = [{"prompt_token_ids": encoded[prompt]} for prompt, _ in jobs]
         parameters = [
             self._vllm.SamplingParams(
@@ -210,7 +215,7 @@ class VllmBackend:
     def _read(self, job: tuple[int, int], prompt: list[int], output: Any, settings: GenerationSettings) -> Completion:
         if output.finish_reason not in ("stop", "length"):
             raise BackendError(f"vLLM gave up on prompt {job[0]} (finish {output.finish_reason!r}); resume the run")
-        before = str(self._reader.tokenizer.decode(prompt[-16:], skip_special_tokens=False))
+        before = str(self.reader.tokenizer.decode(prompt[-16:], skip_special_tokens=False))
         made = _completion(job, output.text, (output.finish_reason, output.stop_reason), settings, before)
         return replace(made, tokens=tuple(output.token_ids), log_probability=output.cumulative_logprob)
 
@@ -248,9 +253,8 @@ def seed_of(seed: int, prompt: int, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt} {sample}".encode()).digest()[:4], "big") >> 1
 
 
-def _encoded(model: LanguageModel, prompts: Sequence[Prompt], jobs: Jobs, prefill: str) -> list[list[int]]:
-    wanted = {prompt for prompt, _ in jobs}
-    return [encode(model, text, prefill=prefill) if i in wanted else [] for i, text in enumerate(prompts)]
+def _encoded(model: LanguageModel, prompts: Numbered[Prompt], jobs: Jobs, prefill: str) -> dict[int, list[int]]:
+    return {number: encode(model, prompts[number], prefill=prefill) for number in dict.fromkeys(n for n, _ in jobs)}
 
 
 def _completion(

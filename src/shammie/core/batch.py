@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Int
@@ -19,6 +20,8 @@ from shammie.core.model import LanguageModel
 from shammie.core.position import Frame
 
 Message = Mapping[str, str]
+Prompt = str | Sequence[Message] | Sequence[int]
+"""A text, a chat, or token ids that are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,7 @@ class Batch:
         return {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.frame.position}
 
 
-def encode(
-    model: LanguageModel, text: str | Sequence[Message], *, prefill: str = "", special: bool = True
-) -> list[int]:
+def encode(model: LanguageModel, text: Prompt, *, prefill: str = "", special: bool = True) -> list[int]:
     """Token ids of one text, or of a chat through the model's template with the answer begun by `prefill`.
 
     `special` lets the tokenizer add what the model was trained to see first (Gemma's <bos>); a chat template brings
@@ -54,17 +55,35 @@ def encode(
     """
     if isinstance(text, str):
         ids = model.tokenizer(text + prefill, add_special_tokens=special)["input_ids"]
+    elif not is_chat(text):
+        ids = [*text, *(model.tokenizer(prefill, add_special_tokens=False)["input_ids"] if prefill else [])]
     else:
-        if not model.tokenizer.chat_template:
-            raise ShammieError(f"{model.name} has no chat template; pass the prompt as plain text")
-        try:
-            rendered = model.tokenizer.apply_chat_template(list(text), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ShammieError(f"the chat template of {model.name} refuses this conversation: {error}") from None
-        ids = model.tokenizer(rendered + prefill, add_special_tokens=False)["input_ids"]
+        ids = model.tokenizer(render(model, text) + prefill, add_special_tokens=False)["input_ids"]
     if not ids:
         raise DataError(f"the text {text!r} has no tokens")
     return list(ids)
+
+
+def is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message]]:
+    """Whether a prompt is a chat, and neither a text nor token ids."""
+    return not isinstance(prompt, str) and isinstance(next(iter(prompt), None), Mapping)
+
+
+def render(model: LanguageModel, chat: Sequence[Message], switches: Mapping[str, bool] | None = None) -> str:
+    """A chat as the model's template writes it, up to where the answer begins; the template is given `switches`.
+
+    Errors: no template, or it refuses.
+    """
+    if not model.tokenizer.chat_template:
+        raise ShammieError(f"{model.name} has no chat template; pass the prompt as plain text")
+    try:
+        return str(
+            model.tokenizer.apply_chat_template(
+                list(chat), tokenize=False, add_generation_prompt=True, **(switches or {})
+            )
+        )
+    except TemplateError as error:
+        raise ShammieError(f"the chat template of {model.name} refuses this conversation: {error}") from None
 
 
 def pad(
@@ -82,7 +101,7 @@ def pad(
     return Batch(ids.to(device), mask.to(device), rows.to(device))
 
 
-def make_batch(model: LanguageModel, texts: Sequence[str | Sequence[Message]], *, prefill: str = "") -> Batch:
+def make_batch(model: LanguageModel, texts: Sequence[Prompt], *, prefill: str = "") -> Batch:
     """Encode and pad texts or chats for a model, on its device."""
     return pad([encode(model, text, prefill=prefill) for text in texts], device=model.device)
 

@@ -6,22 +6,25 @@ batched with. Where reasoning is not closed there is no answer, and stop strings
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shammie.core.batch import Message, encode
+from shammie.core.batch import Prompt, encode
 from shammie.core.decoding import GenerationSettings as GenerationSettings
 from shammie.core.errors import NonFiniteError
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import KeyValues, SharedPrefixes, read
 
-Prompt = str | Sequence[Message]
+T = TypeVar("T")
+Numbered = Sequence[T] | Mapping[int, T]
+"""Prompts by number; a mapping where only some are at hand. Draws belong to the number."""
+_CANDIDATES = 256  # likeliest tokens among which a draw is looked for first
 _CROWDED = 0.75  # finished rows are dropped, which copies the cache, once no more than this share is still going
 
 
@@ -108,10 +111,10 @@ def encode_prompts(model: LanguageModel, prompts: Sequence[Prompt], settings: Ge
 
 
 def complete(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], jobs: Sequence[tuple[int, int]], settings: GenerationSettings,
+    model: LanguageModel, prompts: Numbered[Sequence[int]], jobs: Sequence[tuple[int, int]], settings: GenerationSettings,
     *, stepper: Stepper | None = None,
 ) -> list[Completion]:  # fmt: skip
-    """One batch: a completion for each (prompt, sample) of `jobs`, where `prompts` are token ids."""
+    """One batch: a completion for each (prompt, sample) of `jobs`, where `prompts` are token ids by number."""
     stepper = stepper or CacheStepper(model)
     writers = [_Writer(model, prompts[prompt], job, settings) for job in jobs for prompt in (job[0],)]
     active = list(range(len(jobs)))
@@ -146,19 +149,60 @@ def pick(
     if draws is None:
         tokens = logits.argmax(-1)
     else:
-        # Stable, so that equal logits (common in bfloat16) take their order from the vocabulary and not from the batch.
-        scores, order = (logits / settings.temperature).sort(dim=-1, descending=True, stable=True)
-        probabilities = scores.softmax(-1, dtype=torch.float64)
-        if settings.top_k:
-            probabilities[:, settings.top_k :] = 0
-        if settings.top_p < 1:
-            before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities * (before < settings.top_p * probabilities.sum(-1, keepdim=True))
-        cumulative = probabilities.cumsum(-1)
-        target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-        place = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-        tokens = order.gather(-1, place)[:, 0]
+        target = torch.tensor(draws, dtype=torch.float64, device=logits.device)
+        tokens = _draw(logits / settings.temperature, settings, target, max(_CANDIDATES, settings.top_k))
     return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalizer
+
+
+def _draw(
+    scores: Float[Tensor, "B V"], settings: GenerationSettings, draws: Float[Tensor, " B"], candidates: int
+) -> Int[Tensor, " B"]:
+    """Where each draw falls in the cumulative distribution, likeliest token first.
+
+    Only about `candidates` of the likeliest are put in order, which is most of the work; rows whose draw falls beyond
+    them are done over with 16 times as many.
+    """
+    ordered, order = _likeliest(scores, candidates)
+    top = ordered[:, :1].double()
+    weights = (ordered.double() - top).exp()
+    partial = candidates < scores.shape[1]
+    total = (scores.logsumexp(-1).double() - top[:, 0]).exp() if partial else weights.sum(-1)
+    if settings.top_k:
+        weights[:, settings.top_k :] = 0
+        total = weights.sum(-1)
+    beyond = torch.zeros_like(draws, dtype=torch.bool)
+    if settings.top_p < 1:
+        cumulative = weights.cumsum(-1)
+        beyond = cumulative[:, -1] < settings.top_p * total
+        weights = weights * (cumulative - weights < settings.top_p * total[:, None])
+        total = weights.sum(-1)
+    cumulative = weights.cumsum(-1)
+    place = torch.searchsorted(cumulative, (draws * total)[:, None], right=True)
+    last = (weights > 0).sum(-1, keepdim=True) - 1
+    tokens = order.gather(-1, place.minimum(last))[:, 0]
+    beyond |= (place > last)[:, 0]
+    if partial and bool(beyond.any()):
+        tokens[beyond] = _draw(scores[beyond], settings, draws[beyond], 16 * candidates)
+    return tokens
+
+
+def _likeliest(scores: Float[Tensor, "B V"], count: int) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
+    """At least `count` of each row's highest scores in order, and their tokens; padded with minus infinity.
+
+    Equal scores, common in bfloat16, are all taken and ordered by the vocabulary, never by the batch.
+    """
+    if count >= scores.shape[1]:
+        ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+        return ordered, order
+    chosen = (scores >= scores.topk(count).values[:, -1:]) & (scores > -torch.inf)
+    rows, tokens = chosen.nonzero(as_tuple=True)
+    sizes = chosen.sum(-1)
+    slot = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
+    packed = scores.new_full((len(scores), int(sizes.max())), -torch.inf)
+    names = tokens.new_zeros(packed.shape)
+    packed[rows, slot], names[rows, slot] = scores[rows, tokens], tokens
+    ordered, order = packed.sort(dim=-1, descending=True, stable=True)
+    return ordered, names.gather(-1, order)
 
 
 class _Writer:

@@ -110,6 +110,13 @@ def load(
     return _finish(LanguageModel(module.eval(), loaded_tokenizer, str(source), directory))
 
 
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of what `load` takes, for models that run elsewhere. Errors as `load`."""
+    _, place = _locate(str(source))
+    with quiet(), _reading(place, "tokenizer"):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+
+
 def _locate(source: str) -> tuple[Path | None, str]:
     """The local directory (None for a Hub id) and what transformers is to load."""
     if source in bundled.BUNDLED:

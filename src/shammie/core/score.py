@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shammie.core.batch import Message, encode, plan_batches
+from shammie.core.batch import Prompt, encode, plan_batches
 from shammie.core.errors import DataError, NonFiniteError
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import SharedPrefixes
 
-Prompt = str | Sequence[Message]
 CACHE_BUDGET = 512 * 2**20  # bytes of keys and values of one batch
 LOGIT_BUDGET = 256 * 2**20  # bytes of one block of logits
 

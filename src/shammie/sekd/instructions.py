@@ -12,8 +12,9 @@ from importlib.resources import files as resources
 from typing import Any
 
 from shammie.core import files
+from shammie.core.batch import Prompt
 from shammie.core.errors import DataError
-from shammie.core.generate import GenerationSettings, Prompt, generate
+from shammie.core.generate import GenerationSettings, generate
 from shammie.core.model import LanguageModel
 from shammie.core.plain import from_plain
 from shammie.core.stats import mean_interval, proportion

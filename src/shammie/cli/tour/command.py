@@ -29,6 +29,7 @@ CHAPTERS: dict[str, str] = {
     "mfa": "shammie.mfa.tour",
     "entity-cells": "shammie.entity_cells.tour",
     "sekd": "shammie.sekd.tour",
+    "recall": "shammie.recall.tour",
 }
 _SECONDS = {
     "who": 10,
@@ -41,6 +42,7 @@ _SECONDS = {
     "mfa": 40,
     "entity-cells": 45,
     "sekd": 40,
+    "recall": 40,
 }  # two cores, reduced
 
 
