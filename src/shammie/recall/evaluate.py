@@ -134,7 +134,13 @@ def lengths(samples: Samples, seed: int = 0) -> Iterator[Record]:
         parsed = Condition.parse(condition)
         if parsed.holds == "filler" and parsed.tokens:
             value = mean_interval(samples.accuracy(condition), None, seed).as_dict()
-            yield {"kind": "length", "filler": parsed.filler, "tokens": parsed.tokens, "accuracy": value}
+            yield {
+                "kind": "length",
+                "condition": condition,
+                "filler": parsed.filler,
+                "tokens": parsed.tokens,
+                "accuracy": value,
+            }
 
 
 def reach(samples: Samples, seed: int = 0) -> Iterator[Record]:

@@ -46,7 +46,8 @@ def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
 
 def named(condition: str) -> str:
     """A condition in words."""
-    return CONDITIONS.get(condition, condition)
+    plain, _, filler = condition.partition(":")
+    return CONDITIONS.get(plain, plain) + (f", of {filler}" if filler else "")
 
 
 def run_page(record: RunRecord) -> str:
@@ -190,7 +191,11 @@ def _background(records: Sequence[Record]) -> list[Block]:
 
 def mechanism_blocks(records: Sequence[Record]) -> list[Block]:
     """Accuracy by condition, the differences that isolate a cause, and the length sweep."""
-    first = {c["condition"]: c["pass"] for c in of_kind(records, "curve") if c["k"] == 1}
+    lengths = of_kind(records, "length")
+    swept = {r["condition"] for r in lengths}
+    first = {
+        c["condition"]: c["pass"] for c in of_kind(records, "curve") if c["k"] == 1 and c["condition"] not in swept
+    }
     bars = []
     for condition in sorted(first.keys() - set(_CONTROLS.values()), key=lambda c: [*CONDITIONS, c].index(c)):
         control = _CONTROLS.get(condition, "")
@@ -214,13 +219,12 @@ def mechanism_blocks(records: Sequence[Record]) -> list[Block]:
         ),
         Details("The comparisons", [Table(["what", "conditions", "difference", "p", "samples"], table)]),
     ]  # fmt: skip
-    lengths = of_kind(records, "length")
     if lengths:
         series = {
             f"dummy: {name}": [sample(r["tokens"], r["accuracy"]) for r in lengths if r["filler"] == name]
             for name in dict.fromkeys(r["filler"] for r in lengths)
         }
-        chart = line_chart(series, x_label="tokens of the dummy", y_label="accuracy", log_x=True)
+        chart = line_chart(series, x_label="tokens of the dummy", y_label="accuracy", log_x=True, y_limits=(0, 1))
         blocks.append(Figure(chart, "Accuracy by the length of a trace without content"))
     return blocks
 
