@@ -21,6 +21,7 @@ SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factoriz
     "mfa": 'MODEL, LAYER, REGIONS, RANK, STEP = "model", 1, 4, 2, 24',
     "entity_cells": 'MODEL, ENTITIES, LIMIT, TEMPLATES, NAME = "model", "entities.csv", None, 4, "Entity4"',
     "sekd": 'MODEL, LAYERS, WINDOW, STEPS, RATE = "model", 2, 32, 3, 1e-3',
+    "beliefs": 'MODEL, CASES, LIMIT, TOKENS, STEP = "model", "geonames:capital", 6, 4, 1',
     "recall": 'MODEL, QUESTIONS, KNOWLEDGE, LIMIT, SAMPLES, TRACE = "model", "geonames:countries", "geonames:", 2, 2, 12',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }

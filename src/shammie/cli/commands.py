@@ -64,6 +64,20 @@ COMMANDS: dict[str, Command] = {
     "sekd score": Command("shammie.sekd.config", "SekdScore", "choose the texts that are worth distilling on"),
     "sekd cache": Command("shammie.sekd.config", "SekdCache", "write what a teacher says of a text to disk"),
     "sekd train": Command("shammie.sekd.config", "SekdTrain", "distil a teacher into a student where it counts"),
+    "beliefs trace": Command(
+        "shammie.beliefs.config", "BeliefsTrace", "map which of two beliefs the states hold while a model answers"
+    ),
+    "beliefs settings": Command(
+        "shammie.beliefs.config", "BeliefsSettings", "measure beliefs in states under claims from different sources"
+    ),
+    "beliefs intervene": Command(
+        "shammie.beliefs.config", "BeliefsIntervene", "change the beliefs in states and see whether the choice follows"
+    ),
+    "beliefs monitor": Command(
+        "shammie.beliefs.config",
+        "BeliefsMonitor",
+        "ask a model how strongly it believed, beside what outsiders can tell",
+    ),
     "recall run": Command("shammie.recall.config", "RecallRun", "ask questions with and without reasoning, many times"),
     "recall report": Command("shammie.recall.config", "RecallReport", "say whether and why reasoning helps recall"),
     "recall select": Command("shammie.recall.config", "RecallSelect", "answer by vote among traces with clean facts"),
@@ -75,6 +89,7 @@ POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "mfa": "shammie.mfa.planted:POWER",
     "entity-cells": "shammie.entity_cells.planted:POWER",
     "recall": "shammie.recall.planted:POWER",
+    "beliefs": "shammie.beliefs.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
     "sekd": "shammie.sekd.planted:POWER",
 }

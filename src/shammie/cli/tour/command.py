@@ -30,6 +30,7 @@ CHAPTERS: dict[str, str] = {
     "entity-cells": "shammie.entity_cells.tour",
     "sekd": "shammie.sekd.tour",
     "recall": "shammie.recall.tour",
+    "beliefs": "shammie.beliefs.tour",
 }
 _SECONDS = {
     "who": 10,
@@ -43,6 +44,7 @@ _SECONDS = {
     "entity-cells": 45,
     "sekd": 40,
     "recall": 40,
+    "beliefs": 40,
 }  # two cores, reduced
 
 

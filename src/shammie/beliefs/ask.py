@@ -1,0 +1,102 @@
+"""Puts a case to a model: what it writes, and which belief its answer favours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shammie.beliefs.data import Case
+from shammie.beliefs.settings import FRAMES, AskSettings
+from shammie.core.answers import contains_match
+from shammie.core.batch import Prompt, encode
+from shammie.core.decoding import GenerationSettings
+from shammie.core.generate import complete
+from shammie.core.model import LanguageModel
+from shammie.core.prefix import KeyValues, read
+
+BELIEFS = ("base", "counter", "third")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model wrote on a case under a frame.
+
+    Attributes:
+        ids: prompt and text; the text begins at `start`.
+        names: beliefs that the text names, denied or not.
+        margin: log-probability of the counter belief less that of the base belief, after the closing words.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    text: str
+    names: tuple[str, ...]
+    margin: float
+
+    @property
+    def favours(self) -> str:
+        """The belief that is likelier as the answer: a text may name one only to deny it."""
+        return "counter" if self.margin > 0 else "base"
+
+
+def beliefs_of(case: Case) -> dict[str, tuple[str, ...]]:
+    """The beliefs that are looked for, by name."""
+    return {name: names for name in BELIEFS if (names := getattr(case, name))}
+
+
+def prompt_of(model: LanguageModel, case: Case, frame: str, settings: AskSettings) -> Prompt:
+    """The framed claim before the question, as a chat where the model has a template."""
+    claim = FRAMES[frame].replace("$claim", case.claim)
+    asked = settings.asked.replace("$question", case.question)
+    text = "\n".join(part for part in (case.context, claim, asked) if part)
+    return [{"role": "user", "content": text}] if model.tokenizer.chat_template else f"{text}\n"
+
+
+class Asker:
+    """Asks cases of one model."""
+
+    def __init__(self, model: LanguageModel, settings: AskSettings) -> None:
+        self.model, self.settings = model, settings
+        self._closing = list(model.tokenizer(settings.closing, add_special_tokens=False)["input_ids"])
+
+    def ask(self, jobs: Sequence[tuple[Case, str]]) -> list[Told]:
+        """Greedy texts of cases under their frames, in one batch, and their margins."""
+        prompts = [encode(self.model, prompt_of(self.model, case, frame, self.settings)) for case, frame in jobs]
+        chosen = GenerationSettings(self.settings.max_new_tokens)
+        made = complete(self.model, prompts, [(number, 0) for number in range(len(jobs))], chosen)
+        found = []
+        for (case, _), prompt, completion in zip(jobs, prompts, made, strict=True):
+            kept = completion.tokens[:-1] if completion.finish == "end" else completion.tokens
+            ids = (*prompt, *kept)
+            margin = float(self.margins(case, ids, len(prompt))[0])
+            names = tuple(name for name, own in beliefs_of(case).items() if contains_match(completion.text, own))
+            found.append(Told(ids, len(prompt), completion.text, names, margin))
+        return found
+
+    def margins(self, case: Case, ids: Sequence[int], start: int, rows: int = 1) -> Float[Tensor, " R"]:
+        """The margin after a text, `rows` times over: under edits in force every row may have its own.
+
+        The prompt is read once and without its rows' edits, which must begin at `start`.
+        """
+        device = self.model.device
+        zero = torch.zeros(1, dtype=torch.long, device=device)
+        past = KeyValues.empty(1, device)
+        edits, self.model.edits_in_force = self.model.edits_in_force, 0
+        try:
+            read(self.model, past, torch.tensor([list(ids[:start])], device=device), None, zero, zero + start)
+        finally:
+            self.model.edits_in_force = edits
+        row = torch.arange(rows, device=device)
+        rest = torch.tensor([[*ids[start:], *self._closing]], device=device).expand(rows, -1)
+        states = read(self.model, past.select(torch.zeros_like(row)), rest, None, row, torch.full_like(row, start))
+        with torch.no_grad():
+            logs = self.model.anatomy.unembed(states[:, -1]).float().log_softmax(-1)
+        base, counter = (logs[:, self._firsts(names)].amax(-1) for names in (case.base, case.counter))
+        return (counter - base).cpu()
+
+    def _firsts(self, names: Sequence[str]) -> list[int]:
+        return [int(self.model.tokenizer(" " + n.strip(), add_special_tokens=False)["input_ids"][0]) for n in names]

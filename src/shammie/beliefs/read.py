@@ -1,0 +1,171 @@
+"""Which beliefs surface in which states: the grid of positions by layers that everything else is computed from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from shammie.beliefs import equations as eq
+from shammie.beliefs.patchscope import Patchscope
+from shammie.beliefs.settings import ReadSettings
+from shammie.core.answers import contains_match, normalize
+from shammie.core.batch import pad
+from shammie.core.capture import capture
+from shammie.core.errors import ShammieError
+from shammie.core.model import LanguageModel
+from shammie.core.position import Span
+from shammie.core.site import residual
+from shammie.core.vocabulary import lens_ranks
+
+Names = Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Hits of each belief [P, L], for P positions and L layers; `written` [P] is how many tokens ago its name ended.
+
+    A position is that of a token that was read; what is decoded there is what the model holds after reading it.
+    """
+
+    layers: tuple[int, ...]
+    tokens: tuple[str, ...]
+    hits: Mapping[str, Bool[Tensor, "P L"]]
+    written: Mapping[str, Int[Tensor, " P"]]
+    decoded: Sequence[Sequence[str]] | None = None
+
+    def scores(self, settings: ReadSettings) -> dict[str, float | int | None]:
+        """Dominance of each belief, their difference, how often they surface at all, and the same without mentions.
+
+        None where no position counts, with `positions` 0.
+        """
+        base, counter = self.hits["base"], self.hits["counter"]
+        counted = eq.eligible(base, counter, settings.least)
+        found: dict[str, float | int | None] = {"positions": int(counted.sum()), "of": len(counted)}
+        for name, own in self.hits.items():
+            found[name] = eq.dominance(own, counted)
+            found[f"{name}_density"] = float(own.double().mean()) if own.numel() else None
+            away = counted & (self.written[name] > settings.mention)
+            found[f"{name}_unwritten"] = eq.dominance(own, away)
+        found["difference"] = None if found["base"] is None else found["base"] - found["counter"]  # type: ignore[operator]
+        return found
+
+    def trajectory(self, bins: int) -> dict[str, list[float | None]]:
+        """Share of hits over generation time, cut into equal parts."""
+        count = len(self.tokens)
+        edges = [round(part * count / bins) for part in range(bins + 1)]
+        return {
+            name: [float(own[a:b].double().mean()) if b > a else None for a, b in itertools.pairwise(edges)]
+            for name, own in self.hits.items()
+        }
+
+
+class GridReader:
+    """Reads grids of one model: the window, the Patchscope, and what counts as a hit."""
+
+    def __init__(self, model: LanguageModel, settings: ReadSettings) -> None:
+        self.model, self.settings = model, settings
+        self.layers = tuple(settings.layers(len(model.anatomy.layers)))
+        self.scope = Patchscope(model, tokens=settings.decode_tokens) if settings.reader == "patchscopes" else None
+
+    def read(self, ids: Sequence[int], start: int, beliefs: Mapping[str, Names]) -> Grid:
+        """The grid over the tokens from `start` to the end of a text.
+
+        Errors: ShammieError when two beliefs begin with the same tokens, where the lens could not tell them apart.
+        """
+        states = self.states(ids, start)
+        tokens = [str(self.model.tokenizer.decode([token])) for token in ids[start:]]
+        firsts = {name: self.firsts(names) for name, names in beliefs.items()}
+        self._check(firsts)
+        written = {name: _since(self.model, ids, start, names) for name, names in beliefs.items()}
+        if self.scope is None:
+            ranks = self.ranks(states, firsts)
+            hits = {name: own < self.settings.lens_rank for name, own in ranks.items()}
+            return Grid(self.layers, tuple(tokens), hits, written)
+        looked = self._looked(states, firsts)
+        texts = self._decoded(states, looked)
+        hits = {
+            name: torch.tensor([[said(text, names) for text in row] for row in texts], dtype=torch.bool).reshape(
+                looked.shape
+            )
+            for name, names in beliefs.items()
+        }
+        return Grid(self.layers, tuple(tokens), hits, written, texts)
+
+    def states(self, ids: Sequence[int], start: int) -> Float[Tensor, "P L D"]:
+        """Residual states of the window at the tokens from `start`."""
+        sites = [residual(layer) for layer in self.layers]
+        captured = capture(self.model, pad([list(ids)], device=self.model.device), sites, positions=Span(start))
+        return torch.stack([captured[site] for site in sites], 1)
+
+    def firsts(self, names: Names) -> list[int]:
+        """The tokens that a belief's names may begin with, in running text and at its start."""
+        found: dict[int, None] = {}
+        for name in names:
+            for text in (" " + name.strip(), name.strip()):
+                made = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+                if str(self.model.tokenizer.decode(made[:1])).strip():
+                    found[int(made[0])] = None
+        return list(found)
+
+    def ranks(
+        self, states: Float[Tensor, "P L D"], firsts: Mapping[str, Sequence[int]]
+    ) -> dict[str, Int[Tensor, "P L"]]:
+        """The best rank of a first token of each belief by the logit lens, 0 for the likeliest."""
+        flat = states.flatten(0, 1)
+        every = [token for own in firsts.values() for token in own]
+        ranks = lens_ranks(self.model, flat, torch.tensor(every).expand(len(flat), -1)).cpu()
+        found, at = {}, 0
+        for name, own in firsts.items():
+            found[name] = ranks[:, at : at + len(own)].amin(-1).reshape(states.shape[:2])
+            at += len(own)
+        return found
+
+    def _looked(self, states: Float[Tensor, "P L D"], firsts: Mapping[str, Sequence[int]]) -> Bool[Tensor, "P L"]:
+        """Which states are decoded."""
+        if not self.settings.prefilter:
+            return torch.ones(states.shape[:2], dtype=torch.bool)
+        ranks = self.ranks(states, firsts)
+        return torch.stack([own < self.settings.prefilter for own in ranks.values()]).any(0)
+
+    def _decoded(self, states: Float[Tensor, "P L D"], looked: Bool[Tensor, "P L"]) -> list[list[str]]:
+        assert self.scope is not None
+        texts = [["" for _ in self.layers] for _ in range(len(states))]
+        for column, layer in enumerate(self.layers):
+            rows = looked[:, column].nonzero().flatten().tolist()
+            for row, text in zip(rows, self.scope.decode(states[rows, column], layer) if rows else [], strict=True):
+                texts[row][column] = text
+        return texts
+
+    def _check(self, firsts: Mapping[str, Sequence[int]]) -> None:
+        if self.settings.reader == "lens" and set(firsts["base"]) & set(firsts["counter"]):
+            raise ShammieError(
+                "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
+            )
+
+
+def said(text: str, names: Names) -> bool:
+    """Whether a decoded text names a belief: a name as whole words, or a word of it that stands for it.
+
+    Of a name of several words the first of at least four letters stands for it, since few tokens are decoded.
+    """
+    if not text:
+        return False
+    words = [next((w for w in normalize(name).split() if len(w) >= 4), None) for name in names if " " in name.strip()]
+    return contains_match(text, [*names, *(word for word in words if word)])
+
+
+def _since(model: LanguageModel, ids: Sequence[int], start: int, names: Names) -> Int[Tensor, " P"]:
+    """For each token from `start`: how many tokens ago a name was written in full, the text before `start` apart."""
+    found, last = [], -(10**6)
+    for at in range(start, len(ids)):
+        text = str(model.tokenizer.decode(list(ids[max(start, at - 7) : at + 1])))
+        before = str(model.tokenizer.decode(list(ids[max(start, at - 7) : at])))
+        if contains_match(text, names) and not contains_match(before, names):
+            last = at
+        found.append(at - last)
+    return torch.tensor(found)
