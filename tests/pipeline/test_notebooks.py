@@ -1,12 +1,15 @@
 """Every notebook runs from top to bottom, on a tiny model in place of the embedded one."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from pico import build
+from shammie.beliefs.planted import cases as belief_cases
+from shammie.beliefs.planted import planted_model as belief_world
 from shammie.ember.pack import save_pack
 from shammie.ember.planted import planted_model
 from shammie.entity_cells.data import csv_text
@@ -21,7 +24,7 @@ SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factoriz
     "mfa": 'MODEL, LAYER, REGIONS, RANK, STEP = "model", 1, 4, 2, 24',
     "entity_cells": 'MODEL, ENTITIES, LIMIT, TEMPLATES, NAME = "model", "entities.csv", None, 4, "Entity4"',
     "sekd": 'MODEL, LAYERS, WINDOW, STEPS, RATE = "model", 2, 32, 3, 1e-3',
-    "beliefs": 'MODEL, CASES, LIMIT, TOKENS, STEP = "model", "geonames:capital", 6, 4, 1',
+    "beliefs": 'MODEL, CASES, LIMIT, TOKENS, STEP = "model", "cases.jsonl", None, 4, 1',
     "recall": 'MODEL, QUESTIONS, KNOWLEDGE, LIMIT, SAMPLES, TRACE = "model", "geonames:countries", "geonames:", 2, 2, 12',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }
@@ -37,6 +40,9 @@ def test_notebook_runs(path, tmp_path, monkeypatch, capsys):
     if path.stem == "entity_cells":
         model = planted_world().model
         (tmp_path / "entities.csv").write_text(csv_text(entity_world()))
+    if path.stem == "beliefs":
+        model = belief_world()
+        (tmp_path / "cases.jsonl").write_text("".join(json.dumps(asdict(case)) + "\n" for case in belief_cases()))
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
