@@ -148,6 +148,33 @@ def test_monitor_reports_beside_its_controls(shammie, place, world, tmp_path):
     assert "fewer than 3 values" in error
 
 
+def test_report_gives_a_verdict_a_clause(shammie, made, tmp_path):
+    line = (
+        "beliefs",
+        "intervene",
+        "model",
+        "--cases",
+        "cases.jsonl",
+        *LENS,
+        *ASK,
+        "--limit",
+        "8",
+        "--strengths",
+        "0.5",
+    )
+    assert shammie(*line, "--output-dir", tmp_path / "i")[0] == 0
+    assert shammie("beliefs", "report", made, tmp_path / "i", "--output-dir", tmp_path / "r")[0] == 0
+    found = {r["clause"]: r["verdict"] for r in results(tmp_path / "r") if r["kind"] == "verdict"}
+    assert found["dominance of the claim over knowledge falls under a source that errs"] == "supported"
+    assert found["how often states hold the claim is less where nothing is claimed"] == "supported"
+    assert found["dominance tells the favoured belief"] == "supported"
+    assert "the other belief at strength 0.5 moves the margin" in found
+    assert "The verdict" in (tmp_path / "r" / "report.html").read_text()
+    code, _, error = shammie("beliefs", "report", made, made, "--output-dir", tmp_path / "x")
+    assert code == 2
+    assert "same command" in error
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -227,3 +227,34 @@ class BeliefsMonitor:
         from shammie.beliefs.page import monitor_page
 
         return monitor_page(record)
+
+
+@dataclass(frozen=True)
+class BeliefsReport:
+    """The three claims clause by clause, from the runs of settings, intervene and monitor of one model."""
+
+    runs: Runs
+    """The --output-dir of each run."""
+    output_dir: Path | None = None
+    """Directory of the report; thrown away when not given."""
+    resume: bool = False
+    """Continue a report that was stopped."""
+    dry_run: bool = False
+    """Say what there is to report on, and stop."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ShammieError("name at least one run of beliefs settings, intervene or monitor")
+
+    def prepare(self) -> Task:
+        """Read the runs."""
+        from shammie.beliefs.verdict import prepare_report
+
+        return prepare_report(self)
+
+    @staticmethod
+    def page(record: RunRecord) -> str:
+        """The verdict, then what it rests on."""
+        from shammie.beliefs.page import report_page
+
+        return report_page(record)

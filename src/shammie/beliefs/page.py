@@ -68,6 +68,34 @@ def monitor_page(record: RunRecord) -> str:
     return _page(record, "monitor", title, question, monitor_blocks(record.results))
 
 
+def report_page(record: RunRecord) -> str:
+    """The verdict, then what it rests on."""
+    rows = [
+        [r["claim"], r["clause"], r["against"], r["verdict"], r["estimate"]] for r in of_kind(record.results, "verdict")
+    ]
+    columns = ["claim", "clause", "beside", "verdict", "difference"]
+    verdict: list[Block] = [
+        Prose(
+            "A clause is supported where the interval of its difference lies above zero, and opposed where it lies below."
+        ),
+        Table(columns, rows),
+    ]
+    sections = [
+        Section("verdict", "The verdict", "Which clauses hold, and beside what?", "shammie beliefs report", verdict)
+    ]
+    parts = {"settings": settings_blocks, "intervene": intervene_blocks, "monitor": monitor_blocks}
+    titles = {"settings": "Beliefs by frame", "intervene": "Beliefs changed", "monitor": "Beliefs reported"}
+    for part, blocks in parts.items():
+        own = [r for r in record.results if r.get("part") == part]
+        if own:
+            sections.append(Section(part, titles[part], "", f"shammie beliefs {part}", blocks(own)))
+    return render_page(
+        "Beliefs", "Do hidden states hold beliefs that drive the choice, and can the model tell?",
+        [("weights", str(record.inputs["model"])[:12])], sections, footer="Every reading stands in the runs' results.jsonl.",
+        eyebrow="shammie beliefs report",
+    )  # fmt: skip
+
+
 def _page(record: RunRecord, name: str, title: str, question: str, blocks: list[Block]) -> str:
     section = Section(name, title, question, f"shammie beliefs {name}", blocks)
     facts = [("model", str(record.config["model"]).rsplit("/", 1)[-1]), ("weights", str(record.inputs["model"])[:12])]

@@ -78,6 +78,7 @@ COMMANDS: dict[str, Command] = {
         "BeliefsMonitor",
         "ask a model how strongly it believed, beside what outsiders can tell",
     ),
+    "beliefs report": Command("shammie.beliefs.config", "BeliefsReport", "say clause by clause what beliefs do"),
     "recall run": Command("shammie.recall.config", "RecallRun", "ask questions with and without reasoning, many times"),
     "recall report": Command("shammie.recall.config", "RecallReport", "say whether and why reasoning helps recall"),
     "recall select": Command("shammie.recall.config", "RecallSelect", "answer by vote among traces with clean facts"),
