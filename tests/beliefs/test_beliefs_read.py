@@ -42,7 +42,7 @@ def test_patchscopes_decode_as_one_at_a_time(family: str) -> None:
         kept = made.tokens[:-1] if made.finish == "end" else made.tokens
         text = model.tokenizer.decode(list(kept), skip_special_tokens=False).lstrip()
         expected.append(text.split("\n")[0].strip().removeprefix("->").strip())
-    assert scope.decode(states, 1) == expected
+    assert [one.text for one in scope.decode(states, 1)] == expected
     assert len(set(expected)) > 1
 
 

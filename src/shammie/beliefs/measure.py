@@ -65,5 +65,5 @@ def intervened(
         for arm, margin in zip(chosen, intervener.margins(case, told, chosen), strict=True):
             yield {
                 "kind": "changed", "case": case.id, "frame": frame, "arm": arm.name, "strength": arm.strength,
-                "before": told.margin, "after": margin, "favours": told.favours,
+                "before": round(told.margin, 4), "after": round(margin, 4), "favours": told.favours,
             }  # fmt: skip

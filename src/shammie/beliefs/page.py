@@ -198,14 +198,20 @@ def intervene_blocks(records: Sequence[Record]) -> list[Block]:
     if not rows:
         return [Prose("The summary is not there yet; go on with --resume.")]
     control = {r["strength"]: r for r in rows if r["arm"] == "inject another entity"}
-    most = max(control) if control else 0.0
-    bars = [
-        number(
-            f"{r['arm']}, {r['strength']:g}", r["move"],
-            number("another entity", control[most]["move"]) if r["arm"] == "inject" and r["strength"] == most and control else None,
+    removed = next((r for r in rows if r["arm"] == "remove another entity"), None)
+    most = max(control, default=0.0)
+    bars = []
+    for r in rows:
+        beside = (
+            control.get(r["strength"])
+            if r["arm"] == "inject"
+            else removed
+            if r["arm"] == "remove the favoured"
+            else None
         )
-        for r in rows
-    ]  # fmt: skip
+        if r["arm"] not in ("zero", "inject another entity", "remove another entity"):
+            name = r["arm"] if r["arm"].startswith("remove") else f"{r['arm']}, {r['strength']:g}"
+            bars.append(number(name, r["move"], number("another entity", beside["move"]) if beside else None))
     table = [[r["arm"], r["strength"], r["move"], r["expected"], r["flips"], r["cases"]] for r in rows]
     cards = [
         number("moved as expected", r["expected"], number("another entity", control[most]["expected"]))

@@ -23,6 +23,14 @@ IDENTITY = "cat -> cat\n1135 -> 1135\nhello -> hello\n?"
 _ROWS = 128
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """The first line that was written, without the arrow that the prompt teaches, and the first token that says something."""
+
+    text: str
+    lead: int | None
+
+
 @dataclass(eq=False)
 class Patchscope:
     """Decodes states of any layer through one prompt, many at a time.
@@ -53,13 +61,13 @@ class Patchscope:
         read(self.model, self._prefix, torch.tensor([ids[:-1]], device=device), None, zero, zero + self._length)
         self._ends = ending_tokens(self.model)
 
-    def decode(self, states: Float[Tensor, "N D"], layer: int) -> list[str]:
+    def decode(self, states: Float[Tensor, "N D"], layer: int) -> list[Decoded]:
         """What each residual state leaving `layer` is decoded to. Errors: NonFiniteError for NaN or infinite states."""
         if not bool(states.isfinite().all()):
             raise NonFiniteError(f"a state of layer {layer} holds NaN or infinity; run in float32")
-        return [text for block in states.split(self.rows) for text in self._block(block, layer)]
+        return [made for block in states.split(self.rows) for made in self._block(block, layer)]
 
-    def _block(self, states: Float[Tensor, "N D"], layer: int) -> list[str]:
+    def _block(self, states: Float[Tensor, "N D"], layer: int) -> list[Decoded]:
         count, device = len(states), self.model.device
         past = self._prefix.select(torch.zeros(count, dtype=torch.long, device=device))
         rows = torch.arange(count, device=device)
@@ -82,7 +90,7 @@ class Patchscope:
                 past, rows, tokens = past.select(chosen), rows[chosen], tokens[chosen]
                 going = [going[slot] for slot in kept]
             made = read(self.model, past, tokens[:, None], None, rows, torch.full_like(rows, self._length))
-        return [self._text(ids) for ids in written]
+        return [Decoded(self._text(ids), self._lead(ids)) for ids in written]
 
     def _likeliest(self, states: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
         with torch.no_grad():
@@ -99,6 +107,8 @@ class Patchscope:
         return str(self.model.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _text(self, ids: Sequence[int]) -> str:
-        """The first line, without the arrow that the prompt teaches."""
         line = self._decoded(ids).lstrip().split("\n")[0].strip()
         return line.removeprefix("->").strip()
+
+    def _lead(self, ids: Sequence[int]) -> int | None:
+        return next((token for token in ids if self._decoded([token]).strip(" ->\n\t")), None)

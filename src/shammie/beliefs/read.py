@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from shammie.beliefs import equations as eq
-from shammie.beliefs.patchscope import Patchscope
+from shammie.beliefs.patchscope import Decoded, Patchscope
 from shammie.beliefs.settings import ReadSettings
 from shammie.core.answers import contains_match, normalize
 from shammie.core.batch import pad
@@ -23,6 +23,7 @@ from shammie.core.site import residual
 from shammie.core.vocabulary import lens_ranks
 
 Names = Sequence[str]
+_LEAD = 3  # letters of a first token that stand for a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +88,13 @@ class GridReader:
             hits = {name: own < self.settings.lens_rank for name, own in ranks.items()}
             return Grid(self.layers, tuple(tokens), hits, written)
         looked = self._looked(states, firsts)
-        texts = self._decoded(states, looked)
-        hits = {
-            name: torch.tensor([[said(text, names) for text in row] for row in texts], dtype=torch.bool).reshape(
-                looked.shape
-            )
-            for name, names in beliefs.items()
-        }
-        return Grid(self.layers, tuple(tokens), hits, written, texts)
+        made = self._decoded(states, looked)
+        hits = {}
+        for name, names in beliefs.items():
+            leads = self._leads(firsts[name])
+            cells = [[said(one.text, names) or one.lead in leads for one in row] for row in made]
+            hits[name] = torch.tensor(cells, dtype=torch.bool).reshape(looked.shape)
+        return Grid(self.layers, tuple(tokens), hits, written, [[one.text for one in row] for row in made])
 
     def states(self, ids: Sequence[int], start: int) -> Float[Tensor, "P L D"]:
         """Residual states of the window at the tokens from `start`."""
@@ -132,14 +132,19 @@ class GridReader:
         ranks = self.ranks(states, firsts)
         return torch.stack([own < self.settings.prefilter for own in ranks.values()]).any(0)
 
-    def _decoded(self, states: Float[Tensor, "P L D"], looked: Bool[Tensor, "P L"]) -> list[list[str]]:
+    def _decoded(self, states: Float[Tensor, "P L D"], looked: Bool[Tensor, "P L"]) -> list[list[Decoded]]:
         assert self.scope is not None
-        texts = [["" for _ in self.layers] for _ in range(len(states))]
+        made = [[Decoded("", None) for _ in self.layers] for _ in range(len(states))]
         for column, layer in enumerate(self.layers):
             rows = looked[:, column].nonzero().flatten().tolist()
-            for row, text in zip(rows, self.scope.decode(states[rows, column], layer) if rows else [], strict=True):
-                texts[row][column] = text
-        return texts
+            for row, one in zip(rows, self.scope.decode(states[rows, column], layer) if rows else [], strict=True):
+                made[row][column] = one
+        return made
+
+    def _leads(self, firsts: Sequence[int]) -> set[int]:
+        """First tokens that are enough of a name: few tokens are decoded, and small models garble the rest of a name."""
+        texts = {token: str(self.model.tokenizer.decode([token])).strip() for token in firsts}
+        return {token for token, text in texts.items() if len(text) >= _LEAD}
 
     def _check(self, firsts: Mapping[str, Sequence[int]]) -> None:
         if self.settings.reader == "lens" and set(firsts["base"]) & set(firsts["counter"]):

@@ -35,7 +35,7 @@ def measure(context: Context, _settings: object = None) -> Iterator[Record]:
         return
     records: list[Record] = []
     for case in known:
-        records += traced(asker, reader, [(case, frame) for frame in FRAMES], whole=case is known[0])
+        records += traced(asker, reader, [(case, frame) for frame in FRAMES], whole=True)
     yield from records
     yield from frame_summary(records, context.seed)
     intervener = Intervener(asker, cases, reader.layers, context.seed)
@@ -55,7 +55,8 @@ def draw(records: list[Record]) -> list[Block]:
         return [Prose(f"The model knows none of {unknown[0]['cases']} capitals, so no claim is against what it knows.")]
     told = {(r["case"], r["frame"]): r for r in of_kind(records, "told")}
     first = of_kind(records, "grid")
-    case = first[0]["case"] if first else next(iter(told))[0]
+    swayed = [case for case, frame in told if frame == "neutral" and told[case, frame]["favours"] == "counter"]
+    case = (swayed or [next(iter(told))[0]])[0]
     frames = of_kind(records, "frame")
     favoured = [number(f["frame"], f["favours_counter"]) for f in frames]
     rows = [
@@ -63,7 +64,7 @@ def draw(records: list[Record]) -> list[Block]:
         for f in frames
     ]
     columns = ["frame", "cases", "no position counts", "known, share of states", "told", "neither"]
-    shown = next((grid for grid in first if grid["frame"] == "neutral"), None)
+    shown = next((grid for grid in first if (grid["case"], grid["frame"]) == (case, "neutral")), None)
     return [
         Prose(
             "The model is told a false capital of a country whose capital it knows: by no one in particular, and by a website "

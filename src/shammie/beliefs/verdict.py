@@ -61,19 +61,11 @@ def verdicts(results: Mapping[str, Sequence[Record]]) -> Iterator[Record]:
 
 
 def _clause(claim: str, clause: str, estimate: Mapping[str, Any] | None, against: str) -> Record:
-    low, high = (estimate or {}).get("low"), (estimate or {}).get("high")
-    known = low is not None and high is not None
-    found = (
-        "not measured"
-        if estimate is None
-        else "open"
-        if not known
-        else "supported"
-        if low > 0
-        else "opposed"
-        if high < 0
-        else "open"
-    )
+    found = "not measured"
+    if estimate is not None:
+        low, high = estimate["low"], estimate["high"]
+        bounded = low is not None and high is not None
+        found = "supported" if bounded and low > 0 else "opposed" if bounded and high < 0 else "open"
     return {
         "kind": "verdict",
         "claim": claim,
