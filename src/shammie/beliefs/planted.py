@@ -125,7 +125,7 @@ def dominances(
 ) -> Float[Tensor, "N 3"]:
     """Density of base, counter and third belief in each case's thought, under noise as long as `noise` states."""
     asker, reader = Asker(model, ASK), GridReader(model, READ)
-    source = torch.Generator().manual_seed(seed)
+    source, thought = torch.Generator().manual_seed(seed), len(_THOUGHT.split())
 
     def blurred(state: Tensor, _position: Tensor, _row: Tensor) -> Tensor:
         draw = torch.randn(state.shape, generator=source)
@@ -134,7 +134,11 @@ def dominances(
     found = []
     for told, case in zip(asker.ask([(case, frame) for case in asked]), asked, strict=True):
         with edited(model, [Edit(residual(HELD), blurred)]):
-            grid = reader.read(told.ids, told.start, {"base": case.base, "counter": case.counter, "third": case.third})
+            grid = reader.read(
+                told.ids[: told.start + thought],
+                told.start,
+                {"base": case.base, "counter": case.counter, "third": case.third},
+            )
         found.append([float(grid.hits[name].double().mean()) for name in ("base", "counter", "third")])
     return torch.tensor(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from shammie.core.site import residual
 from shammie.core.vocabulary import lens_ranks
 
 Names = Sequence[str]
+_NAME = 8  # tokens that a name may have
 _LEAD = 3  # letters of a first token that stand for a name
 
 
@@ -166,11 +168,10 @@ def said(text: str, names: Names) -> bool:
 
 def _since(model: LanguageModel, ids: Sequence[int], start: int, names: Names) -> Int[Tensor, " P"]:
     """For each token from `start`: how many tokens ago a name was written in full, the text before `start` apart."""
+    ends = re.compile("|".join(rf"(?<!\w){re.escape(normalize(name))}$" for name in names))
     found, last = [], -(10**6)
     for at in range(start, len(ids)):
-        text = str(model.tokenizer.decode(list(ids[max(start, at - 7) : at + 1])))
-        before = str(model.tokenizer.decode(list(ids[max(start, at - 7) : at])))
-        if contains_match(text, names) and not contains_match(before, names):
+        if ends.search(normalize(str(model.tokenizer.decode(list(ids[max(start, at - _NAME) : at + 1]))))):
             last = at
         found.append(at - last)
     return torch.tensor(found)
