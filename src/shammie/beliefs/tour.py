@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 FRAMES = ("none", "neutral", "non-credible")
+_CASES = 12
 
 
 def measure(context: Context, _settings: object = None) -> Iterator[Record]:
@@ -26,11 +27,13 @@ def measure(context: Context, _settings: object = None) -> Iterator[Record]:
     from shammie.beliefs.settings import AskSettings, ReadSettings
 
     model = context.model
-    cases = [case for case in load_cases("geonames:capital", limit=context.size(12, 60)).cases if not case.flags]
-    asker = Asker(model, AskSettings(max_new_tokens=context.size(24, 64)))
+    # Whatever the limit: enough cases that two are known, and tokens enough to name a capital.
+    asked = load_cases("geonames:capital", limit=max(_CASES, context.size(_CASES, 60))).cases
+    cases = [case for case in asked if not case.flags]
+    asker = Asker(model, AskSettings(max_new_tokens=max(16, context.size(24, 64))))
     reader = GridReader(model, ReadSettings(step=2))
     known = _known(asker, cases)[: context.size(4, 20)]
-    if not known:
+    if len(known) < 2:
         yield {"kind": "unknown", "cases": len(cases)}
         return
     records: list[Record] = []
@@ -52,7 +55,10 @@ def _known(asker: Any, cases: list[Case]) -> list[Case]:
 def draw(records: list[Record]) -> list[Block]:
     """One case in full, then all of them, then what changing the states does."""
     if unknown := of_kind(records, "unknown"):
-        return [Prose(f"The model knows none of {unknown[0]['cases']} capitals, so no claim is against what it knows.")]
+        text = (
+            f"The model knows fewer than two of {unknown[0]['cases']} capitals, so no claim is against what it knows."
+        )
+        return [Prose(text)]
     told = {(r["case"], r["frame"]): r for r in of_kind(records, "told")}
     first = of_kind(records, "grid")
     swayed = [case for case, frame in told if frame == "neutral" and told[case, frame]["favours"] == "counter"]
