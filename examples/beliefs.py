@@ -12,7 +12,7 @@ from shammie.beliefs.settings import AskSettings, ReadSettings
 model = load(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m", dtype="float32")
 cases = load_cases("geonames:capital", limit=12).cases
 case = next(case for case in cases if case.subject == "Japan")
-asker, reader = Asker(model, AskSettings(max_new_tokens=24)), GridReader(model, ReadSettings(step=3))
+asker, reader = Asker(model, AskSettings(max_new_tokens=16)), GridReader(model, ReadSettings(step=4))
 
 for frame in ("none", "neutral", "non-credible"):
     told = asker.ask([(case, frame)])[0]

@@ -13,9 +13,9 @@ from shammie.recall.settings import RecallSettings, SwitchSettings
 from shammie.recall.switch import Prompter, settle
 
 model = load(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m", dtype="float32")
-questions = load_questions("geonames:countries", relations=("capital",), limit=4).questions
+questions = load_questions("geonames:countries", relations=("capital",), limit=3).questions
 settings = RecallSettings(
-    ("off", "on", "single", "dummy", "on-facts", "on-dummy-facts"), samples=4, more=0, trace_tokens=24
+    ("off", "on", "single", "dummy", "on-facts", "on-dummy-facts"), samples=2, more=0, trace_tokens=16
 )
 prompter = Prompter(model, settle(model, SwitchSettings()))
 sampler = Sampler(LocalBackend(model), prompter, questions, settings, load_knowledge("geonames:"))

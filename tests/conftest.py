@@ -55,3 +55,8 @@ def shammie(place, monkeypatch, capsys):
         return code, said.out, said.err
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """The tour takes longest, so it begins first and no worker waits for it at the end."""
+    items.sort(key=lambda item: "test_tour" not in item.nodeid)

@@ -15,7 +15,7 @@ from shammie.core.run import Run
 
 LENS = ("--reader", "lens", "--lens-rank", "1", "--first-layer", "0.7", "--last-layer", "0.8")
 ASK = ("--max-new-tokens", "24", "--closing", " Answer:")
-SETTINGS = ("beliefs", "settings", "model", "--cases", "cases.jsonl", *LENS, *ASK)
+SETTINGS = ("beliefs", "settings", "model", "--cases", "cases.jsonl", "--limit", "8", *LENS, *ASK)
 
 
 @pytest.fixture(scope="module")
