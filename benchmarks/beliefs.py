@@ -44,10 +44,11 @@ class Problem:
         self.decoded: dict[tuple[int, int, int], str] = {}
 
     def together(self, item: int) -> None:
-        """All states of a text, layer by layer."""
-        for column, layer in enumerate(self.reader.layers):
-            for row, one in enumerate(self.reader.scope.decode(self.states[item][:, column], layer)):
-                self.decoded[item, row, column] = one.text
+        """All states of a text."""
+        positions, layers = self.states[item].shape[:2]
+        own = torch.tensor(self.reader.layers).repeat(positions)
+        for cell, one in enumerate(self.reader.scope.decode(self.states[item].flatten(0, 1), own)):
+            self.decoded[item, cell // layers, cell % layers] = one.text
 
     def alone(self, item: int, row: int, column: int) -> str:
         """One state through the whole prompt."""

@@ -42,14 +42,29 @@ def test_patchscopes_decode_as_one_at_a_time(family: str) -> None:
         kept = made.tokens[:-1] if made.finish == "end" else made.tokens
         text = model.tokenizer.decode(list(kept), skip_special_tokens=False).lstrip()
         expected.append(text.split("\n")[0].strip().removeprefix("->").strip())
-    assert [one.text for one in scope.decode(states, 1)] == expected
+    assert [one.text for one in scope.decode(states, torch.ones(len(states), dtype=torch.long))] == expected
     assert len(set(expected)) > 1
+
+
+def test_layers_may_be_mixed() -> None:
+    model = pico.shared("llama")
+    scope = Patchscope(model, tokens=4, rows=5)
+    batch = pad([encode(model, "The sea is deep")])
+    found = capture(model, batch, [residual(0), residual(2)]).states
+    states = torch.cat([found[residual(0)][0], found[residual(2)][0]])
+    layers = torch.tensor([0] * 15 + [2] * 15)[: len(states)]
+    apart = [
+        *scope.decode(states[layers == 0], layers[layers == 0]),
+        *scope.decode(states[layers == 2], layers[layers == 2]),
+    ]
+    order = torch.arange(len(states)).view(2, -1).T.flatten()
+    assert [scope.decode(states[order], layers[order])[i] for i in order.argsort().tolist()] == apart
 
 
 def test_states_that_are_broken_are_refused() -> None:
     scope = Patchscope(pico.shared("llama"))
     with pytest.raises(NonFiniteError, match="layer 1"):
-        scope.decode(torch.full((2, 32), float("nan")), 1)
+        scope.decode(torch.full((2, 32), float("nan")), torch.ones(2, dtype=torch.long))
     with pytest.raises(ShammieError, match="at least two tokens"):
         Patchscope(pico.shared("llama"), prompt="a")
 

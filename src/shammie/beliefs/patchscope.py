@@ -35,8 +35,8 @@ class Decoded:
 class Patchscope:
     """Decodes states of any layer through one prompt, many at a time.
 
-    The prompt up to its last token is read once. A state is put in after its layer at that token, so the layers below see
-    the token itself; what is written after it is decoded greedily, up to a line break.
+    The prompt up to its last token is read once, and states of all layers go together. A state is put in after its layer at
+    that token, so the layers below see the token itself; what is written after it is decoded greedily, up to a line break.
 
     Args:
         tokens: written at most.
@@ -61,22 +61,22 @@ class Patchscope:
         read(self.model, self._prefix, torch.tensor([ids[:-1]], device=device), None, zero, zero + self._length)
         self._ends = ending_tokens(self.model)
 
-    def decode(self, states: Float[Tensor, "N D"], layer: int) -> list[Decoded]:
-        """What each residual state leaving `layer` is decoded to. Errors: NonFiniteError for NaN or infinite states."""
-        if not bool(states.isfinite().all()):
-            raise NonFiniteError(f"a state of layer {layer} holds NaN or infinity; run in float32")
-        return [made for block in states.split(self.rows) for made in self._block(block, layer)]
+    def decode(self, states: Float[Tensor, "N D"], layers: Int[Tensor, " N"]) -> list[Decoded]:
+        """What each residual state is decoded to, put in after the layer that it left; layers may be mixed.
 
-    def _block(self, states: Float[Tensor, "N D"], layer: int) -> list[Decoded]:
+        Errors: NonFiniteError for NaN or infinite states.
+        """
+        if not bool(states.isfinite().all()):
+            raise NonFiniteError(f"a state of layer {int(layers[0])} holds NaN or infinity; run in float32")
+        blocks = zip(states.split(self.rows), layers.split(self.rows), strict=True)
+        return [made for block, own in blocks for made in self._block(block, own)]
+
+    def _block(self, states: Float[Tensor, "N D"], layers: Int[Tensor, " N"]) -> list[Decoded]:
         count, device = len(states), self.model.device
         past = self._prefix.select(torch.zeros(count, dtype=torch.long, device=device))
         rows = torch.arange(count, device=device)
-        values = states.to(device, self.model.dtype)
-        put = Edit(
-            residual(layer), lambda state, _position, row: values[row][:, None].expand_as(state), Span(self._length - 1)
-        )
         ids = torch.full((count, 1), self._last, device=device)
-        with edited(self.model, [put]):
+        with edited(self.model, [self._put(states, layers, layer) for layer in layers.unique().tolist()]):
             made = read(self.model, past, ids, None, rows, torch.full_like(rows, self._length))
         written: list[list[int]] = [[] for _ in range(count)]
         going = list(range(count))
@@ -91,6 +91,15 @@ class Patchscope:
                 going = [going[slot] for slot in kept]
             made = read(self.model, past, tokens[:, None], None, rows, torch.full_like(rows, self._length))
         return [Decoded(self._text(ids), self._lead(ids)) for ids in written]
+
+    def _put(self, states: Float[Tensor, "N D"], layers: Int[Tensor, " N"], layer: int) -> Edit:
+        """The states of one layer in their rows; other rows go on as they are."""
+        values, own = states.to(self.model.device, self.model.dtype), (layers == layer).to(self.model.device)
+
+        def put(state: Float[Tensor, "B T D"], _position: Tensor, row: Tensor) -> Tensor:
+            return torch.where(own[row][:, None, None], values[row][:, None], state)
+
+        return Edit(residual(layer), put, Span(self._length - 1))
 
     def _likeliest(self, states: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
         with torch.no_grad():

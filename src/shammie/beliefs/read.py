@@ -137,9 +137,10 @@ class GridReader:
     def _decoded(self, states: Float[Tensor, "P L D"], looked: Bool[Tensor, "P L"]) -> list[list[Decoded]]:
         assert self.scope is not None
         made = [[Decoded("", None) for _ in self.layers] for _ in range(len(states))]
-        for column, layer in enumerate(self.layers):
-            rows = looked[:, column].nonzero().flatten().tolist()
-            for row, one in zip(rows, self.scope.decode(states[rows, column], layer) if rows else [], strict=True):
+        rows, columns = looked.nonzero(as_tuple=True)
+        if len(rows):
+            found = self.scope.decode(states[rows, columns], torch.tensor(self.layers)[columns])
+            for row, column, one in zip(rows.tolist(), columns.tolist(), found, strict=True):
                 made[row][column] = one
         return made
 
