@@ -179,6 +179,7 @@ def test_report_gives_a_verdict_a_clause(shammie, made, tmp_path):
     ("line", "said"),
     [
         ((*SETTINGS, "--frames", "loud"), "'loud' is no frame"),
+        ((*SETTINGS, "--limit", "0"), "a limit of 0 leaves no cases"),
         ((*SETTINGS[:5], "--first-layer", "0.55", "--last-layer", "0.6"), "no layer of 4"),
         (("beliefs", "intervene", "model", "--cases", "cases.jsonl", "--strengths", "0"), "--strengths"),
         (("beliefs", "monitor", "nowhere"), "nowhere"),

@@ -6,8 +6,7 @@ import pytest
 
 import pico
 from shammie.ember import tour
-from shammie.ember.page import of_kind
-from shammie.report import Section, render_page
+from shammie.report import Section, of_kind, render_page
 
 
 @dataclass

@@ -102,7 +102,9 @@ def load_cases(source: str, *, limit: int | None = None) -> CaseSet:
         found = list(_counterfact(Path(source)))
     else:
         found = list(load_records(Path(source), Case).records)
-    return CaseSet.of(found[:limit] if limit else found, source)
+    if limit is not None and limit < 1:
+        raise DataError(f"a limit of {limit} leaves no cases of {source}; give at least 1")
+    return CaseSet.of(found[:limit], source)
 
 
 def _geonames(source: str) -> Iterator[Case]:

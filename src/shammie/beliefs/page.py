@@ -9,7 +9,6 @@ from shammie.report import (
     Block,
     Details,
     Figure,
-    Number,
     Numbers,
     Prose,
     Section,
@@ -18,6 +17,7 @@ from shammie.report import (
     interval_bars,
     line_chart,
     number,
+    of_kind,
     render_page,
 )
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _SHOWN = 60  # tokens of a map
-
-
-def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """Records of one kind, in order."""
-    return [record for record in records if record.get("kind") == kind]
 
 
 def trace_page(record: RunRecord) -> str:
@@ -76,7 +71,8 @@ def report_page(record: RunRecord) -> str:
     columns = ["claim", "clause", "beside", "verdict", "difference"]
     verdict: list[Block] = [
         Prose(
-            "A clause is supported where the interval of its difference lies above zero, and opposed where it lies below."
+            "A clause is supported where the interval of its difference lies above zero, and opposed where it lies below. "
+            "Intervals are not corrected for the number of clauses."
         ),
         Table(columns, rows),
     ]
@@ -154,10 +150,7 @@ def settings_blocks(records: Sequence[Record]) -> list[Block]:
         return [Prose("The summary is not there yet; go on with --resume.")]
     favoured = [number(f["frame"], f["favours_counter"]) for f in frames]
     dominance = [
-        Number(f"{f['frame']}, {belief}", *(f[belief][k] for k in ("value", "low", "high", "n")))
-        for f in frames
-        for belief in ("base", "counter")
-        if f[belief]
+        number(f"{f['frame']}, {belief}", f[belief]) for f in frames for belief in ("base", "counter") if f[belief]
     ]
     rows = [
         [f["frame"], f["cases"], f["uncounted"], f["base_density"], f["counter_density"], f["third_density"]]
@@ -244,7 +237,7 @@ def monitor_blocks(records: Sequence[Record]) -> list[Block]:
         for r in rows
         if r["arm"] not in ("examples", "permuted examples")
     ]
-    moves = [_loose(f"{r['target']}: {r['arm']}", r["difference"]) for r in of_kind(records, "moved")]
+    moves = [number(f"{r['target']}: {r['arm']}", r["difference"]) for r in of_kind(records, "moved")]
     one = [[r["frame"], r["target"], r["accuracy"], r["texts"]] for r in of_kind(records, "always one")]
     return [
         Prose(
@@ -264,8 +257,3 @@ def monitor_blocks(records: Sequence[Record]) -> list[Block]:
         ),
         Details("Always one level", [Table(["frame", "target", "accuracy", "texts"], one)]),
     ]
-
-
-def _loose(label: str, estimate: Record) -> Number:
-    """An estimate that may lack an interval."""
-    return Number(label, estimate["value"], estimate["low"], estimate["high"], estimate["n"])

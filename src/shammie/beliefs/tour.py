@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from shammie.beliefs.page import intervene_blocks, map_figure, of_kind
-from shammie.report import Block, Chapter, Context, Figure, Prose, Table, TextPair, interval_bars, number
+from shammie.beliefs.page import intervene_blocks, map_figure
+from shammie.report import Block, Chapter, Context, Figure, Prose, Table, TextPair, interval_bars, number, of_kind
 
 if TYPE_CHECKING:
     from shammie.beliefs.data import Case

@@ -16,17 +16,13 @@ from shammie.report import (
     TextPair,
     line_chart,
     number,
+    of_kind,
     render_page,
     sample,
 )
 
 Record = dict[str, Any]
 _PAIRS, _TOKENS = 6, 60
-
-
-def of_kind(records: Sequence[Record], kind: str, **wanted: Any) -> list[Record]:
-    """Records of a kind whose fields are as wanted."""
-    return [r for r in records if r["kind"] == kind and all(r.get(name) == value for name, value in wanted.items())]
 
 
 def outcome_numbers(records: Sequence[Record], style: str = "choice") -> Block:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from shammie.ember.page import (
     answer_pairs,
-    of_kind,
     outcome_numbers,
     relearning_figure,
     strength_figure,
     token_blocks,
 )
-from shammie.report import Block, Chapter, Context, Prose
+from shammie.report import Block, Chapter, Context, Prose, of_kind
 
 if TYPE_CHECKING:
     from shammie.ember.edit import ConceptDirections

@@ -17,6 +17,7 @@ from shammie.report import (
     interval_bars,
     line_chart,
     number,
+    of_kind,
     render_page,
     sample,
     scatter,
@@ -33,11 +34,6 @@ ARM_NAMES = {
     "own_group": "its own group", "other_group": "another's group", "mean_entity": "mean entity alone",
     "whole_layer": "its whole layer", "placeholder": "nothing", "entity_present": "the name itself",
 }  # fmt: skip
-
-
-def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """Records of one kind, in order."""
-    return [record for record in records if record.get("kind") == kind]
 
 
 def localize_page(record: RunRecord) -> str:

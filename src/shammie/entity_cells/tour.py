@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from shammie.entity_cells.page import ARM_NAMES, of_kind
-from shammie.report import Block, Chapter, Context, Figure, Numbers, Point, Prose, Table, interval_bars, number, scatter
+from shammie.entity_cells.page import ARM_NAMES
+from shammie.report import (
+    Block,
+    Chapter,
+    Context,
+    Figure,
+    Numbers,
+    Point,
+    Prose,
+    Table,
+    interval_bars,
+    number,
+    of_kind,
+    scatter,
+)
 
 if TYPE_CHECKING:
     from shammie.entity_cells.cells import Cells

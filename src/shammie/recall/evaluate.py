@@ -13,6 +13,7 @@ from shammie.core.errors import DataError, ShammieError
 from shammie.core.intervals import weighted_bootstrap
 from shammie.core.stats import mean_interval, paired_difference, proportion, spearman
 from shammie.recall import equations as eq
+from shammie.recall.hallucinations import audit, hallucinations, selection
 from shammie.recall.samples import Record, Samples
 from shammie.recall.settings import Condition
 
@@ -119,8 +120,10 @@ def _compared(samples: Samples, one: str, other: str) -> tuple[list[float], list
         keys = [(number, sample) for sample in range(samples.first)]
         if "on-corrupted-facts" in (one, other):
             keys = [key for key in keys if samples.answers["on-corrupted-facts"][key]["swapped"]]
+        elif "off-all-facts" in (one, other):
+            keys = [key for key in keys if len(samples.facts.get(key, ())) > len(samples.told(key))]
         elif holds_facts:
-            keys = [key for key in keys if samples.facts.get(key) and samples.told(key)]
+            keys = [key for key in keys if samples.told(key)]
         if keys:
             a.append(float(np.mean([samples.answers[one][key]["correct"] for key in keys])))
             b.append(float(np.mean([samples.answers[other][key]["correct"] for key in keys])))
@@ -214,8 +217,6 @@ def guessed(samples: Samples) -> list[float] | None:
 
 def summary(samples: Samples, ks: Sequence[int] = (), seed: int = 0) -> list[Record]:
     """All that is reported of one run."""
-    from shammie.recall.hallucinations import audit, hallucinations, selection
-
     found: list[Any] = [
         *curves(samples, shown_ks(samples, ks), seed), *effectiveness(samples, seed), *contrasts(samples, seed),
         *lengths(samples, seed), *reach(samples, seed), *traces(samples), *baselines(samples, seed),

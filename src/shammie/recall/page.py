@@ -9,7 +9,6 @@ from shammie.report import (
     Block,
     Details,
     Figure,
-    Number,
     Numbers,
     Point,
     Prose,
@@ -18,6 +17,7 @@ from shammie.report import (
     interval_bars,
     line_chart,
     number,
+    of_kind,
     render_page,
     sample,
     scatter,
@@ -37,11 +37,6 @@ CONDITIONS = {
     "on-subject-facts": "other facts on the subject", "on-corrupted-facts": "facts, one made false",
     "off-all-facts": "facts in the question, leaks too",
 }  # fmt: skip
-
-
-def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """Records of one kind, in order."""
-    return [record for record in records if record.get("kind") == kind]
 
 
 def named(condition: str) -> str:
@@ -100,14 +95,9 @@ def report_page(record: RunRecord) -> str:
 
 def _compared(records: Sequence[Record], runs: Sequence[str]) -> Section:
     rows = {r["run"]: r for r in of_kind(records, "omega") if (r["condition"], r["group"]) == ("on", "all questions")}
-    bars = [_loose(run, rows[run]["omega"]) for run in runs if rows.get(run) and rows[run]["omega"]]
+    bars = [number(run, rows[run]["omega"]) for run in runs if rows.get(run) and rows[run]["omega"]]
     figure = Figure(interval_bars(bars, value_label="Omega of reasoning", reference=0.0), "Effectiveness of reasoning")
     return Section("models", "The models", "Whom does reasoning help most?", "shammie recall report", [figure])
-
-
-def _loose(label: str, estimate: Record) -> Number:
-    """An estimate that may lack an interval."""
-    return Number(label, estimate["value"], estimate["low"], estimate["high"], estimate["n"])
 
 
 def conclusion(estimate: Record, more: str, less: str, neither: str) -> str:
@@ -143,7 +133,7 @@ def help_blocks(records: Sequence[Record]) -> list[Block]:
     if whole["omega"] is None:
         prose += f" Omega is undefined: {whole['undefined']}."
     else:
-        cards.append(_loose("Omega, relative gain", whole["omega"]))
+        cards.append(number("Omega, relative gain", whole["omega"]))
     blocks: list[Block] = [Prose(prose)]
     for line in of_kind(records, "reach"):
         cards.append(number("reached by further samples", line["on"], number("without reasoning", line["off"])))
@@ -202,7 +192,7 @@ def mechanism_blocks(records: Sequence[Record]) -> list[Block]:
         beside = number(named(control), first[control]) if control in first else None
         bars.append(number(named(condition), first[condition], beside))
     rows = of_kind(records, "contrast")
-    differences = [_loose(r["name"], r["difference"]) for r in rows]
+    differences = [number(r["name"], r["difference"]) for r in rows]
     table = [
         [r["name"], f"{r['of']} − {r['against']}", r["difference"], r["difference"]["p_value"], r["samples"]]
         for r in rows

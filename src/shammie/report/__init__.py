@@ -1,7 +1,7 @@
 """Run records as tables, figures and one self-contained HTML page; knows no model and imports no torch."""
 
 from shammie.report.blocks import Block, Details, Figure, Numbers, Prose, Table, TextPair
-from shammie.report.chapter import Chapter, Context, Record
+from shammie.report.chapter import Chapter, Context, Record, of_kind
 from shammie.report.figures import Point, heat_map, interval_bars, line_chart, scatter, token_strip
 from shammie.report.markup import Markup
 from shammie.report.numerals import Number, number, sample
@@ -28,6 +28,7 @@ __all__ = [
     "interval_bars",
     "line_chart",
     "number",
+    "of_kind",
     "render_page",
     "run_report",
     "sample",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,11 @@ from shammie.report.blocks import Block
 
 Record = dict[str, Any]
 """One line of results.jsonl."""
+
+
+def of_kind(records: Sequence[Record], kind: str, **wanted: Any) -> list[Record]:
+    """The records of a kind whose fields are as wanted, in order."""
+    return [r for r in records if r.get("kind") == kind and all(r.get(name) == value for name, value in wanted.items())]
 
 
 class Context(Protocol):

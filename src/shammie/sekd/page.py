@@ -15,6 +15,7 @@ from shammie.report import (
     interval_bars,
     line_chart,
     number,
+    of_kind,
     render_page,
 )
 
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from shammie.core.run import RunRecord
 
 Record = dict[str, Any]
-
-
-def of_kind(records: list[Record], kind: str) -> list[Record]:
-    """The records of one kind, in order."""
-    return [record for record in records if record.get("kind") == kind]
 
 
 def train_page(record: RunRecord) -> str:

@@ -7,8 +7,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shammie.report import Block, Chapter, Context, Figure, Numbers, Prose, Table, line_chart, number, token_strip
-from shammie.sekd.page import cost_bars, of_kind
+from shammie.report import (
+    Block,
+    Chapter,
+    Context,
+    Figure,
+    Numbers,
+    Prose,
+    Table,
+    line_chart,
+    number,
+    of_kind,
+    token_strip,
+)
+from shammie.sekd.page import cost_bars
 from shammie.sekd.settings import DistillSettings
 
 if TYPE_CHECKING:
