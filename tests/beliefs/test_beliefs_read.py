@@ -193,10 +193,18 @@ def test_levels_are_those_of_a_plain_forward_pass() -> None:
     monitor = Monitor(model, "counter", shown, [0, 2])
     found = monitor.levels(["A long road.", "Rain"])
     for text, own in zip(["A long road.", "Rain"], found, strict=True):
-        ids = [*monitor._ids, *encode(model, f"Text: {text}\nNumber:", special=False)]
+        ids = [*monitor._ids, *encode(model, f"Text: {text}\nNumber: ", special=False)]  # a blank is a token here
         with torch.no_grad():
             logits = model.module(input_ids=torch.tensor([ids])).logits[0, -1, monitor._labels]
         assert torch.allclose(own, logits.softmax(-1), atol=1e-5)
+
+
+def test_labels_need_a_token_each(monkeypatch) -> None:
+    model = pico.shared("llama")
+    shown = [Item("a", "none", "The sea.", 0, None, "")]
+    monkeypatch.setattr("shammie.beliefs.monitor.LEVELS", 12)  # 10 begins as 1 does
+    with pytest.raises(ShammieError, match="token each"):
+        Monitor(model, "counter", shown, [0])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shammie.beliefs import equations as eq
 from shammie.core.batch import encode, pad
-from shammie.core.errors import DataError
+from shammie.core.errors import DataError, ShammieError
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import KeyValues, read
 
@@ -76,9 +76,7 @@ class Monitor:
 
     def __init__(self, model: LanguageModel, target: str, shown: Sequence[Item], levels: Sequence[int]) -> None:
         self.model = model
-        self._labels = [
-            int(model.tokenizer(f" {n + 1}", add_special_tokens=False)["input_ids"][-1]) for n in range(LEVELS)
-        ]
+        self._lead, self._labels = _label_tokens(model)
         examples = [f"{_asked(item.text)} {level + 1}\n\n" for item, level in zip(shown, levels, strict=True)]
         self._ids = encode(model, _HEAD.replace("$what", TARGETS[target]) + "".join(examples))
         self._past = KeyValues.empty(1, model.device)
@@ -93,7 +91,8 @@ class Monitor:
     def levels(self, texts: Sequence[str]) -> Float[Tensor, "N K"]:
         """The probability of each level after each text, among the levels; rows of a batch, under edits in force."""
         model = self.model
-        batch = pad([encode(model, _asked(text), special=False) for text in texts], device=model.device)
+        asked = [[*encode(model, _asked(text), special=False), *self._lead] for text in texts]
+        batch = pad(asked, device=model.device)
         rows = torch.arange(len(texts), device=model.device)
         length = torch.full_like(rows, self.start)
         states = read(model, self._past.select(torch.zeros_like(rows)), batch.ids, batch.mask, rows, length)
@@ -105,3 +104,15 @@ class Monitor:
 
 def _asked(text: str) -> str:
     return f"Text: {text}\nNumber:"
+
+
+def _label_tokens(model: LanguageModel) -> tuple[list[int], list[int]]:
+    """What stands before every label, such as a blank of its own, and the token that tells the labels apart.
+
+    Errors: ShammieError for a tokenizer in which they cannot be told apart by one token.
+    """
+    made = [list(model.tokenizer(f" {n + 1}", add_special_tokens=False)["input_ids"]) for n in range(LEVELS)]
+    leads, last = [ids[:-1] for ids in made], [ids[-1] for ids in made]
+    if leads != leads[:1] * LEVELS or len(set(last)) < LEVELS:
+        raise ShammieError(f"the tokenizer of {model.name} has no token each for 1, 2 and 3, so levels cannot be named")
+    return leads[0], last

@@ -94,7 +94,9 @@ def report_page(record: RunRecord) -> str:
 
 def _page(record: RunRecord, name: str, title: str, question: str, blocks: list[Block]) -> str:
     section = Section(name, title, question, f"shammie beliefs {name}", blocks)
-    facts = [("model", str(record.config["model"]).rsplit("/", 1)[-1]), ("weights", str(record.inputs["model"])[:12])]
+    facts = [("weights", str(record.inputs["model"])[:12])]
+    if record.config["model"]:
+        facts.insert(0, ("model", str(record.config["model"]).rsplit("/", 1)[-1]))
     return render_page(
         "Beliefs", "What hidden states hold while a model decides between what it knows and what it is told.", facts, [section],
         footer="Every reading stands in results.jsonl.", eyebrow=f"shammie beliefs {name}",

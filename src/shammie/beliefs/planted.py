@@ -53,7 +53,9 @@ def cases(seed: int = 0) -> list[Case]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """A word a token."""
     names = [f"Ent{n}" for n in range(ENTITIES)] + [f"Val{n}" for n in range(VALUES)]
-    text = " ".join([*FRAMES.values(), ASK.asked, ASK.closing, _THOUGHT, "Someone spoke of What is ? . It is"])
+    text = " ".join(
+        [*FRAMES.values(), ASK.asked, ASK.closing, _THOUGHT, "Someone spoke of What is ? . It is Text: Number: 1 2 3"]
+    )
     words = dict.fromkeys([*text.replace("$claim", " ").replace("$question", " ").split(), *names])
     vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", _END, *words])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
