@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pico
-from shammie.beliefs.ask import Asker
+from shammie.beliefs.ask import Asker, told_apart
 from shammie.beliefs.data import Case, CaseSet, load_cases
 from shammie.beliefs.intervene import Arm, Intervener, arms
 from shammie.beliefs.monitor import Item, Monitor, make_items, split_items
@@ -268,6 +268,13 @@ def test_beliefs_that_begin_alike_need_patchscopes() -> None:
     lens = GridReader(model, ReadSettings(reader="lens", first_layer=0.3))
     with pytest.raises(ShammieError, match="use --reader patchscopes"):
         lens.read(encode(model, "abc"), 0, {"base": ("ab",), "counter": ("ac",)})
+
+
+def test_beliefs_that_tokenize_alike_are_left_out_or_refused(world) -> None:
+    alike = replace(CASE, base=("Val1 a",), counter=("Val1 b",))
+    assert told_apart(world, [alike, *cases(5)]) == cases(5)
+    with pytest.raises(DataError, match="begin with the same token"):
+        told_apart(world, [alike])
 
 
 def test_arms_have_controls_at_every_strength() -> None:

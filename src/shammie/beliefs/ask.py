@@ -14,6 +14,7 @@ from shammie.beliefs.settings import FRAMES, AskSettings
 from shammie.core.answers import contains_match
 from shammie.core.batch import Prompt, encode
 from shammie.core.decoding import GenerationSettings
+from shammie.core.errors import DataError
 from shammie.core.generate import complete
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import KeyValues, read
@@ -95,8 +96,20 @@ class Asker:
         states = read(self.model, past.select(torch.zeros_like(row)), rest, None, row, torch.full_like(row, start))
         with torch.no_grad():
             logs = self.model.anatomy.unembed(states[:, -1]).float().log_softmax(-1)
-        base, counter = (logs[:, self._firsts(names)].amax(-1) for names in (case.base, case.counter))
+        base, counter = (logs[:, first_tokens(self.model, names)].amax(-1) for names in (case.base, case.counter))
         return (counter - base).cpu()
 
-    def _firsts(self, names: Sequence[str]) -> list[int]:
-        return [int(self.model.tokenizer(" " + n.strip(), add_special_tokens=False)["input_ids"][0]) for n in names]
+
+def first_tokens(model: LanguageModel, names: Sequence[str]) -> list[int]:
+    """The tokens with which the names begin after a word."""
+    return [int(model.tokenizer(" " + name.strip(), add_special_tokens=False)["input_ids"][0]) for name in names]
+
+
+def told_apart(model: LanguageModel, cases: Sequence[Case]) -> list[Case]:
+    """The cases whose two beliefs begin with different tokens, by which the margin is read. Errors: there are none."""
+    kept = [c for c in cases if not set(first_tokens(model, c.base)) & set(first_tokens(model, c.counter))]
+    if not kept:
+        raise DataError(
+            f"the two beliefs begin with the same token for {model.name}, so answers cannot be told apart; use other names"
+        )
+    return kept
