@@ -3,8 +3,9 @@
     python experiments/beliefs.py --model smollm2-135m --output-dir runs/beliefs-smollm2 [--quick]
     python experiments/beliefs.py --model qwen2.5-coder-0.5b-instruct.gguf --output-dir runs/beliefs-qwen
 
-150 capitals under four frames and 60 pairs of sentences with a pronoun: `shammie beliefs settings`, `intervene`, `monitor` and
-`report`, and the readers compared on some of the same states. A directory a part; run it again to go on.
+150 capitals under four frames and 60 pairs of sentences with a pronoun: `shammie beliefs settings` with Patchscopes and with the
+lens, `intervene`, `monitor` and `report`, and the readers compared on some of the same states. A directory a part; run it again
+to go on. Where too few texts of a level are there to show and to ask about, `monitor` says so, and the verdict lacks that claim.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from shammie.beliefs.data import load_cases
 from shammie.beliefs.read import GridReader
 from shammie.beliefs.settings import AskSettings, ReadSettings
 from shammie.cli.running import execute, summary
+from shammie.core.errors import DataError
 from shammie.core.model import load
 from shammie.core.run import Run, read_run
 
@@ -68,6 +70,16 @@ def readers(model: str, output: Path, limit: int) -> None:
         run.record("readers", records)
 
 
+def monitored(told: Path, output: Path) -> bool:
+    """Run the monitor; whether there were texts enough for it."""
+    try:
+        execute("beliefs monitor", BeliefsMonitor(told, output, resume=True), output)
+    except DataError as error:
+        print(error, flush=True)
+        return False
+    return True
+
+
 def main() -> int:
     """Do what is missing, then print the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,19 +95,19 @@ def main() -> int:
             args.model, place / "settings", source, frames, limit=limit, read=READ, ask=ask, resume=True
         )
         execute("beliefs settings", told, place / "settings")
+        seen = replace(told, output_dir=place / "lens", read=replace(READ, reader="lens", step=1))
+        execute("beliefs settings", seen, place / "lens")
         changed = BeliefsIntervene(
             args.model, place / "intervene", source, ("neutral",), limit=limit, read=READ, ask=ask, resume=True
         )
         execute("beliefs intervene", changed, place / "intervene")
         runs = [place / "settings", place / "intervene"]
-        if not args.quick:
-            execute(
-                "beliefs monitor", BeliefsMonitor(place / "settings", place / "monitor", resume=True), place / "monitor"
-            )
+        if not args.quick and monitored(place / "settings", place / "monitor"):
             runs.append(place / "monitor")
-        execute("beliefs report", BeliefsReport(tuple(runs), resume=True), place / "report")
-        verdicts = [r for r in read_run(place / "report").results if r["kind"] == "verdict"]
-        print(f"{task}\n{summary(verdicts)}\n", flush=True)
+        for name, parts in {"report": runs, "report-lens": [place / "lens"]}.items():
+            execute("beliefs report", BeliefsReport(tuple(parts), resume=True), place / name)
+            verdicts = [r for r in read_run(place / name).results if r["kind"] == "verdict"]
+            print(f"{task}, {name}\n{summary(verdicts)}\n", flush=True)
     readers(args.model, args.output_dir / "readers", 2 if args.quick else COMPARED)
     print(summary(read_run(args.output_dir / "readers").results))
     return 0

@@ -283,3 +283,11 @@ def test_arms_have_controls_at_every_strength() -> None:
         names = {arm.name for arm in found if arm.strength == strength}
         assert names == {"inject", "inject another entity", "inject at random", "inject outside the window"}
     assert Arm("remove at random", "random", 1.0).removes
+
+
+def test_only_the_lens_needs_names_that_begin_differently() -> None:
+    model = pico.shared("llama")
+    lens, scope = (GridReader(model, ReadSettings(reader=reader)) for reader in ("lens", "patchscopes"))
+    assert lens.tells_apart(("Lima",), ("Quito",))
+    assert not lens.tells_apart(("Lima",), ("Lima Norte",))
+    assert scope.tells_apart(("Lima",), ("Lima Norte",))

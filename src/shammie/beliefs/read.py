@@ -83,7 +83,10 @@ class GridReader:
         states = self.states(ids, start)
         tokens = [str(self.model.tokenizer.decode([token])) for token in ids[start:]]
         firsts = {name: self.firsts(names) for name, names in beliefs.items()}
-        self._check(firsts)
+        if not self.tells_apart(beliefs["base"], beliefs["counter"]):
+            raise ShammieError(
+                "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
+            )
         written = {name: _since(self.model, ids, start, names) for name, names in beliefs.items()}
         if self.scope is None:
             ranks = self.ranks(states, firsts)
@@ -97,6 +100,10 @@ class GridReader:
             cells = [[said(one.text, names) or one.lead in leads for one in row] for row in made]
             hits[name] = torch.tensor(cells, dtype=torch.bool).reshape(looked.shape)
         return Grid(self.layers, tuple(tokens), hits, written, [[one.text for one in row] for row in made])
+
+    def tells_apart(self, base: Names, counter: Names) -> bool:
+        """Whether the reader can tell two beliefs apart: to the lens they must begin with different tokens."""
+        return self.scope is not None or not set(self.firsts(base)) & set(self.firsts(counter))
 
     def states(self, ids: Sequence[int], start: int) -> Float[Tensor, "P L D"]:
         """Residual states of the window at the tokens from `start`."""
@@ -148,12 +155,6 @@ class GridReader:
         """First tokens that are enough of a name: few tokens are decoded, and small models garble the rest of a name."""
         texts = {token: str(self.model.tokenizer.decode([token])).strip() for token in firsts}
         return {token for token, text in texts.items() if len(text) >= _LEAD}
-
-    def _check(self, firsts: Mapping[str, Sequence[int]]) -> None:
-        if self.settings.reader == "lens" and set(firsts["base"]) & set(firsts["counter"]):
-            raise ShammieError(
-                "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
-            )
 
 
 def said(text: str, names: Names) -> bool:

@@ -11,6 +11,7 @@ from shammie.beliefs.evaluate import choice_link, frame_pairs, frame_summary, in
 from shammie.beliefs.intervene import Intervener, arms
 from shammie.beliefs.measure import Record, intervened, traced
 from shammie.beliefs.read import GridReader
+from shammie.core.errors import DataError
 from shammie.core.model import load
 from shammie.core.task import Task
 
@@ -45,8 +46,12 @@ def prepare_settings(config: BeliefsSettings) -> Task:
     """Load the cases and the model."""
     asked = load_cases(config.cases, limit=config.limit)
     model = load(config.model, device=config.device, dtype=config.dtype)
-    cases = told_apart(model, asked.cases)
     reader, asker = GridReader(model, config.read), Asker(model, config.ask)
+    cases = [case for case in told_apart(model, asked.cases) if reader.tells_apart(case.base, case.counter)]
+    if not cases:
+        raise DataError(
+            "the lens cannot tell the two beliefs of any case apart, for they begin with the same token; use --reader patchscopes"
+        )
 
     def summarized(records: Sequence[Record]) -> list[Record]:
         left = {"kind": "left out", "cases": len(asked.cases) - len(cases), "why": "beliefs begin with the same token"}

@@ -104,9 +104,9 @@ def _signed(estimate: Mapping[str, Any], sign: int) -> Record:
     if sign < 0:
         low, high = estimate["low"], estimate["high"]
         found |= {
-            "value": -estimate["value"],
-            "low": None if high is None else -high,
-            "high": None if low is None else -low,
+            "value": 0.0 - estimate["value"],  # -0.0 would be shown
+            "low": None if high is None else 0.0 - high,
+            "high": None if low is None else 0.0 - low,
         }
     return found
 

@@ -1,0 +1,1 @@
+"""Chains of thought with known faithfulness, and metrics of faithfulness measured against it."""

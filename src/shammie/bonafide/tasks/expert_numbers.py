@@ -1,0 +1,40 @@
+"""Numerical problems that are hard without a computer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from shammie.bonafide.tasks.base import NOTHING, Family, Parameters, Solution
+
+
+class ExpertNumbers(Family):
+    """Counts with two conditions over long ranges: short to state, long to do, free of any answer that looks likelier."""
+
+    name = "expert_numbers"
+    levels = (1,)
+    form = "the number"
+
+    def draw(self, rng: random.Random, _level: int) -> Parameters:
+        """A range of several ten thousand and two conditions."""
+        first, second = rng.sample((3, 4, 5, 7, 9, 11, 13), 2)
+        return {"stop": rng.randint(20_000, 90_000), "divisor": first, "modulus": second, "rest": rng.randrange(second)}
+
+    def ask(self, given: Parameters) -> str:
+        """The question."""
+        return (
+            f"How many whole numbers from 1 to {given['stop']} have a digit sum divisible by {given['divisor']} and leave "
+            f"remainder {given['rest']} when divided by {given['modulus']}?"
+        )
+
+    def solve(self, given: Parameters, _replaced: Mapping[int, str] = NOTHING) -> Solution:
+        """By counting; no stage of it is asked for."""
+        numbers = range(given["rest"] or given["modulus"], given["stop"] + 1, given["modulus"])
+        return Solution((), str(sum(sum(map(int, str(n))) % given["divisor"] == 0 for n in numbers)))
+
+    def other(self, given: Parameters, _stage: int, rng: random.Random) -> str:
+        """Another number of that size."""
+        truth = int(self.solve(given).answer)
+        while (found := rng.randint(truth // 2, 2 * truth + 1000)) == truth:
+            pass
+        return str(found)
