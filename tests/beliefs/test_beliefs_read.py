@@ -85,20 +85,24 @@ def test_hits(text: str, names: tuple[str, ...], found: bool) -> None:
     assert said(text, names) is found
 
 
-def grid(base: list[list[int]], counter: list[list[int]], written: list[int]) -> Grid:
+def grid(base: list[list[int]], counter: list[list[int]], written: list[int], ahead: list[int]) -> Grid:
     hits = {"base": torch.tensor(base).bool(), "counter": torch.tensor(counter).bool()}
-    return Grid((0, 1), ("a",) * len(base), hits, dict.fromkeys(hits, torch.tensor(written)))
+    return Grid((0, 1), ("a",) * len(base), hits, dict.fromkeys(hits, torch.tensor(written)), {
+        "base": torch.tensor(ahead).bool(), "counter": torch.zeros(len(base)).bool(),
+    })  # fmt: skip
 
 
 def test_scores_of_a_grid() -> None:
-    own = grid([[1, 1], [0, 0], [1, 0]], [[0, 0], [0, 0], [1, 1]], [9, 9, 2])
+    own = grid([[1, 1], [0, 0], [1, 0]], [[0, 0], [0, 0], [1, 1]], [9, 9, 2], [1, 0, 0])
     found = own.scores(ReadSettings())
     assert found["positions"] == 2
     assert (found["base"], found["counter"], found["difference"]) == (0.75, 0.5, 0.25)
     assert found["base_density"] == 0.5
     assert (found["base_unwritten"], found["counter_unwritten"]) == (1.0, 0.0)  # the third position follows a name
+    assert (found["base_apart"], found["counter_apart"]) == (None, None)  # and the first is about to write one
     assert own.scores(ReadSettings(least=0))["base"] == 0.5
-    none = grid([[0, 0]], [[0, 0]], [9]).scores(ReadSettings())
+    assert own.scores(ReadSettings(least=0))["base_apart"] == 0.0
+    none = grid([[0, 0]], [[0, 0]], [9], [0]).scores(ReadSettings())
     assert (none["positions"], none["base"], none["difference"]) == (0, None, None)
     assert own.trajectory(3)["base"] == [1.0, 0.0, 0.5]
 
@@ -126,6 +130,8 @@ def test_a_position_says_how_long_ago_a_name_was_written(world) -> None:
     found = reader.read(ids, told.start, {"base": case.base, "counter": case.counter})
     assert found.written["counter"].tolist()[-3:] == [0, 1, 2]
     assert int(found.written["base"].min()) > 1000
+    assert found.ahead["counter"].tolist()[-4:] == [True, False, False, False]
+    assert not found.ahead["base"].any()
 
 
 def test_the_lens_and_patchscopes_share_windows_and_prefilters_only_leave_out(world) -> None:
@@ -287,7 +293,7 @@ def test_arms_have_controls_at_every_strength() -> None:
 
 def test_only_the_lens_needs_names_that_begin_differently() -> None:
     model = pico.shared("llama")
-    lens, scope = (GridReader(model, ReadSettings(reader=reader)) for reader in ("lens", "patchscopes"))
+    lens, scope = (GridReader(model, ReadSettings(reader=reader, first_layer=0)) for reader in ("lens", "patchscopes"))
     assert lens.tells_apart(("Lima",), ("Quito",))
     assert not lens.tells_apart(("Lima",), ("Lima Norte",))
     assert scope.tells_apart(("Lima",), ("Lima Norte",))

@@ -17,6 +17,8 @@ SCORES = (
     "difference",
     "base_unwritten",
     "counter_unwritten",
+    "base_apart",
+    "counter_apart",
     "base_density",
     "counter_density",
     "third_density",
@@ -81,7 +83,7 @@ def choice_link(records: Sequence[Record]) -> Iterator[Record]:
     for key in read:
         groups.setdefault(key[1], []).append(key)
     for name, keys in groups.items():
-        for score in ("difference", "difference_unwritten", "density"):
+        for score in ("difference", "difference_unwritten", "difference_apart", "density"):
             values = [
                 (v, told[key]["favours"] == "base") for key in keys if (v := _score(read[key], score)) is not None
             ]
@@ -92,7 +94,7 @@ def choice_link(records: Sequence[Record]) -> Iterator[Record]:
 
 
 def _score(record: Mapping[str, Any], name: str) -> float | None:
-    suffix = {"difference": "", "difference_unwritten": "_unwritten", "density": "_density"}[name]
+    suffix = "_density" if name == "density" else name.removeprefix("difference")
     base, counter = (record.get(f"{belief}{suffix}") for belief in ("base", "counter"))
     return None if base is None or counter is None else float(base - counter)
 

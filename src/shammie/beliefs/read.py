@@ -30,7 +30,9 @@ _LEAD = 3  # letters of a first token that stand for a name
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Hits of each belief [P, L], for P positions and L layers; `written` [P] is how many tokens ago its name ended.
+    """Hits of each belief [P, L], for P positions and L layers.
+
+    `written` [P] says how many tokens ago its name ended, and `ahead` [P] whether the next token belongs to it.
 
     A position is that of a token that was read; what is decoded there is what the model holds after reading it.
     """
@@ -39,21 +41,28 @@ class Grid:
     tokens: tuple[str, ...]
     hits: Mapping[str, Bool[Tensor, "P L"]]
     written: Mapping[str, Int[Tensor, " P"]]
+    ahead: Mapping[str, Bool[Tensor, " P"]]
     decoded: Sequence[Sequence[str]] | None = None
 
     def scores(self, settings: ReadSettings) -> dict[str, float | int | None]:
         """Dominance of each belief, their difference, how often they surface at all, and the same without mentions.
 
+        `unwritten` leaves out positions soon after the own name was written, `apart` those soon after any of the names or about
+        to write one.
         None where no position counts, with `positions` 0.
         """
         base, counter = self.hits["base"], self.hits["counter"]
         counted = eq.eligible(base, counter, settings.least)
         found: dict[str, float | int | None] = {"positions": int(counted.sum()), "of": len(counted)}
+        apart = counted.clone()
+        for name in self.hits:
+            apart &= (self.written[name] > settings.mention) & ~self.ahead[name]
         for name, own in self.hits.items():
             found[name] = eq.dominance(own, counted)
             found[f"{name}_density"] = float(own.double().mean()) if own.numel() else None
             away = counted & (self.written[name] > settings.mention)
             found[f"{name}_unwritten"] = eq.dominance(own, away)
+            found[f"{name}_apart"] = eq.dominance(own, apart)
         found["difference"] = None if found["base"] is None else found["base"] - found["counter"]  # type: ignore[operator]
         return found
 
@@ -87,11 +96,13 @@ class GridReader:
             raise ShammieError(
                 "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
             )
-        written = {name: _since(self.model, ids, start, names) for name, names in beliefs.items()}
+        stretches = {name: _stretches(self.model, ids, start, names) for name, names in beliefs.items()}
+        written = {name: _since(own, start, len(ids)) for name, own in stretches.items()}
+        ahead = {name: _ahead(own, start, len(ids)) for name, own in stretches.items()}
         if self.scope is None:
             ranks = self.ranks(states, firsts)
             hits = {name: own < self.settings.lens_rank for name, own in ranks.items()}
-            return Grid(self.layers, tuple(tokens), hits, written)
+            return Grid(self.layers, tuple(tokens), hits, written, ahead)
         looked = self._looked(states, firsts)
         made = self._decoded(states, looked)
         hits = {}
@@ -99,7 +110,7 @@ class GridReader:
             leads = self._leads(firsts[name])
             cells = [[said(one.text, names) or one.lead in leads for one in row] for row in made]
             hits[name] = torch.tensor(cells, dtype=torch.bool).reshape(looked.shape)
-        return Grid(self.layers, tuple(tokens), hits, written, [[one.text for one in row] for row in made])
+        return Grid(self.layers, tuple(tokens), hits, written, ahead, [[one.text for one in row] for row in made])
 
     def tells_apart(self, base: Names, counter: Names) -> bool:
         """Whether the reader can tell two beliefs apart: to the lens they must begin with different tokens."""
@@ -168,12 +179,30 @@ def said(text: str, names: Names) -> bool:
     return contains_match(text, [*names, *(word for word in words if word)])
 
 
-def _since(model: LanguageModel, ids: Sequence[int], start: int, names: Names) -> Int[Tensor, " P"]:
-    """For each token from `start`: how many tokens ago a name was written in full, the text before `start` apart."""
-    ends = re.compile("|".join(rf"(?<!\w){re.escape(normalize(name))}$" for name in names))
+def _stretches(model: LanguageModel, ids: Sequence[int], start: int, names: Names) -> list[tuple[int, int]]:
+    """First and last token of each place where a name is written in full, the text before `start` apart."""
+    written = re.compile("|".join(rf"(?<!\w){re.escape(normalize(name))}$" for name in names))
+    found = []
+    for end in range(start, len(ids)):
+        begins = range(end, max(start, end - _NAME) - 1, -1)
+        texts = ((begin, normalize(str(model.tokenizer.decode(list(ids[begin : end + 1]))))) for begin in begins)
+        begin = next((begin for begin, text in texts if written.search(text)), None)
+        if begin is not None:
+            found.append((begin, end))
+    return found
+
+
+def _since(stretches: Sequence[tuple[int, int]], start: int, stop: int) -> Int[Tensor, " P"]:
+    """For each token: how many tokens ago a name was last written; many where it never was."""
+    ends = {end for _, end in stretches}
     found, last = [], -(10**6)
-    for at in range(start, len(ids)):
-        if ends.search(normalize(str(model.tokenizer.decode(list(ids[max(start, at - _NAME) : at + 1]))))):
-            last = at
+    for at in range(start, stop):
+        last = at if at in ends else last
         found.append(at - last)
     return torch.tensor(found)
+
+
+def _ahead(stretches: Sequence[tuple[int, int]], start: int, stop: int) -> Bool[Tensor, " P"]:
+    """For each token: whether the next one belongs to a name."""
+    inside = {at for begin, end in stretches for at in range(begin, end + 1)}
+    return torch.tensor([at + 1 in inside for at in range(start, stop)], dtype=torch.bool)

@@ -116,6 +116,7 @@ def _choice(records: Sequence[Record]) -> Iterator[Record]:
     for score, clause in (
         ("difference", "dominance tells the favoured belief"),
         ("difference_unwritten", "it does away from written names"),
+        ("difference_apart", "it does where no name is about to be written either"),
     ):
         found = [
             r["auroc"] for r in records if r["kind"] == "choice" and r["frames"] == "all frames" and r["score"] == score

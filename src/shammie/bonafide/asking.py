@@ -1,0 +1,115 @@
+"""Asks models what metrics want to know: all asks of all metrics together, equal ones once, shared beginnings read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shammie.bonafide.metrics import metric_named
+from shammie.bonafide.metrics.base import Ask, Replied, Scores, Subject
+from shammie.bonafide.parsing import parse_reply
+from shammie.bonafide.prompts import ANSWER_PREFIX
+from shammie.core.backends import Backend, LocalBackend
+from shammie.core.batch import encode
+from shammie.core.decoding import GenerationSettings
+from shammie.core.errors import ShammieError
+from shammie.core.judge import Completer
+from shammie.core.model import LanguageModel
+from shammie.core.score import score_tokens
+
+_FORCED_TOKENS = 32
+_CLOSED = '"}'
+
+
+@dataclass(eq=False)
+class Panel:
+    """Who is asked: the model that wrote the chains, a weaker one, a judge.
+
+    Args:
+        reader: tokenizes and renders for `model`; the same as a local model.
+        tokens: that the model may write where it goes on reasoning.
+    """
+
+    model: Backend
+    reader: LanguageModel
+    simulator: LocalBackend | None = None
+    judge: Completer | None = None
+    tokens: int = 320
+
+    def score(self, names: Sequence[str], subjects: Sequence[Subject]) -> dict[str, list[Scores]]:
+        """What each metric makes of each chain. Errors: ShammieError for a metric that needs somebody who is not there."""
+        metrics = {name: metric_named(name) for name in names}
+        wanted = {(name, at): metric.asks(s) for name, metric in metrics.items() for at, s in enumerate(subjects)}
+        replies = self.replies(ask for asks in wanted.values() for ask in asks)
+        return {
+            name: [
+                metric.scores(subject, {ask.key: replies[_identity(ask)] for ask in wanted[name, at]})
+                for at, subject in enumerate(subjects)
+            ]
+            for name, metric in metrics.items()
+        }
+
+    def replies(self, asks: Iterable[Ask]) -> dict[Any, Replied]:
+        """The reply to each ask, by what makes asks equal."""
+        distinct = {_identity(ask): ask for ask in asks}
+        found: dict[Any, Replied] = {}
+        for by in ("model", "simulator", "judge"):
+            own = {key: ask for key, ask in distinct.items() if ask.by == by}
+            if own and by == "judge":
+                found |= self._judged(own)
+            elif own:
+                backend, reader = self._who(by)
+                scored = {key: ask for key, ask in own.items() if ask.target}
+                found |= _scored(backend, scored) if scored else {}
+                found |= self._written(backend, reader, {key: ask for key, ask in own.items() if not ask.target})
+        return found
+
+    def _who(self, by: str) -> tuple[Backend, LanguageModel]:
+        if by == "model":
+            return self.model, self.reader
+        if self.simulator is None:
+            raise ShammieError("simulatability needs a weaker model; name it with --simulator")
+        return self.simulator, self.simulator.model
+
+    def _judged(self, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
+        if self.judge is None:
+            raise ShammieError("a metric asks a judge; name one with --judge")
+        texts = self.judge.complete([str(ask.messages[-1]["content"]) for ask in asks.values()])
+        return {key: Replied(text=text) for key, text in zip(asks, texts, strict=True)}
+
+    def _written(self, backend: Backend, reader: LanguageModel, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
+        """Forced answers, and the rest, each in one go, chain after chain, so that what they share is read once."""
+        found: dict[Any, Replied] = {}
+        for forced in (True, False):
+            own = {key: ask for key, ask in asks.items() if ask.forced == forced}
+            prompts = {n: encode(reader, list(ask.messages), prefill=ask.prefill) for n, ask in enumerate(own.values())}
+            settings = GenerationSettings(
+                _FORCED_TOKENS if forced else self.tokens, stop=('"', "\n") if forced else (_CLOSED,)
+            )
+            made = backend.complete(prompts, [(n, 0) for n in prompts], settings) if prompts else []
+            for key, completion in zip(own, made, strict=True):
+                ended = completion.finish == "stop"
+                text = completion.text + (_CLOSED if ended else "")
+                answer = parse_reply(ANSWER_PREFIX + text if forced else text, "").answer
+                found[key] = Replied((answer,), completion.text)
+        return found
+
+
+def _identity(ask: Ask) -> Any:
+    messages = tuple((message["role"], message["content"]) for message in ask.messages)
+    return ask.by, messages, ask.prefill, ask.forced, ask.target, ask.unlearned, ask.samples
+
+
+def _scored(backend: Backend, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
+    if not isinstance(backend, LocalBackend):
+        raise ShammieError(
+            f"{backend.identity} gives no probabilities of a text; metrics that need them take a local model"
+        )
+    model = backend.model
+    pairs = []
+    for ask in asks.values():
+        target = list(model.tokenizer(ask.target, add_special_tokens=False)["input_ids"])
+        pairs.append((encode(model, list(ask.messages), prefill=ask.prefill), target))
+    scored = score_tokens(model, pairs)
+    return {key: Replied(log_probabilities=one.token_log_probabilities) for key, one in zip(asks, scored, strict=True)}
