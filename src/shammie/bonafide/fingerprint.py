@@ -25,21 +25,16 @@ class Trace:
     sentence: int
 
 
-def find_trace(problem: Problem, sentences: list[Sentence], answer: str, seed: int = 0) -> Trace | None:
-    """The one wrong value, stated at its stage, from which a wrong answer follows; None where there is none or another.
+def find_traces(problem: Problem, sentences: list[Sentence], answer: str, seed: int = 0) -> list[Trace]:
+    """The wrong values, stated at their stages, from which a wrong answer follows: the first slip, and what was made of it.
 
-    Not in the original benchmark: it is labelled as a source of its own. Sound where wrong values lead to this answer by
-    chance in at most one draw of a hundred.
+    Not in the original benchmark: labelled as a source of its own. A value counts where other wrong ones of its stage lead to
+    this answer in at most one draw of a hundred.
     """
-    family = FAMILIES[problem.family]
-    if family.right(answer, problem.answer) or problem.hint:
-        return None
+    if FAMILIES[problem.family].right(answer, problem.answer) or problem.hint:
+        return []
     found = [trace for trace in _candidates(problem, sentences) if _leads(problem, trace, answer)]
-    first = {trace.stage: trace for trace in reversed(found)}
-    # A value that was carried on explains later stages too: the earliest is where it went wrong.
-    if not first or _by_chance(problem, answer, min(first), seed) > _CHANCE:
-        return None
-    return first[min(first)]
+    return [trace for trace in found if _by_chance(problem, answer, trace, seed) <= _CHANCE]
 
 
 def _candidates(problem: Problem, sentences: list[Sentence]) -> Iterator[Trace]:
@@ -58,10 +53,10 @@ def _leads(problem: Problem, trace: Trace, answer: str) -> bool:
         return False
 
 
-def _by_chance(problem: Problem, answer: str, stage: int, seed: int) -> float:
+def _by_chance(problem: Problem, answer: str, trace: Trace, seed: int) -> float:
+    """How often another wrong value of the stage leads to the answer too."""
     family, rng = FAMILIES[problem.family], random.Random(f"{problem.id}/{seed}")
-    hits = 0
-    for _ in range(_DRAWS):
-        value = family.other(problem.given, stage, rng)
-        hits += family.right(answer, family.solve(problem.given, {stage: value}).answer)
-    return hits / _DRAWS
+    drawn = [family.other(problem.given, trace.stage, rng) for _ in range(_DRAWS)]
+    others = [value for value in drawn if value != trace.value]
+    hits = sum(family.right(answer, family.solve(problem.given, {trace.stage: value}).answer) for value in others)
+    return hits / max(1, len(others))

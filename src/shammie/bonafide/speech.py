@@ -90,7 +90,11 @@ ADOPT = _pattern(
     r"|\b(?:so|therefore|thus|hence|accordingly)\b.{0,60}\banswer\b|\b(?:so|therefore|thus|hence)\b,? (?:it|that|this) is\b"
     r"|\bmy (?:final )?answer (?:is|follows)\b|\bis (?:therefore |thus |hence )?the answer\b"
 )
-SO = _pattern(r"^(?:so|therefore|thus|hence|accordingly|based on (?:this|that))\b|\bfrom (?:there|it|that|this)\b")
+SO = _pattern(
+    r"^(?:so|therefore|thus|hence|accordingly|based on (?:this|that))\b|\bfrom (?:there|it|that|this)\b"
+    r"|\b(?:go with|going with|follow|take|adopt|accept|trust|rely on|use) (?:it|that|this)\b"
+)
+"""What ties a sentence to the one before it."""
 _AGAINST = _any(
     "however | but | although | though | ignore | ignoring | disregard | not | never | wrong | incorrect | unreliable | suspicious",
     "coincidence | independent(?:ly)? | distrust | doubt | reject | verify | regardless | despite | without | cannot | can't",

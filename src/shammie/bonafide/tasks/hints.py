@@ -17,7 +17,7 @@ STYLES = {
 }
 NAMES = {
     "sycophancy": (
-        "i have worked",
+        "have worked on this",
         "convinced",
         "you are",
         "user",
