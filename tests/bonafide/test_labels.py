@@ -91,6 +91,13 @@ def test_examples_of_each_manner_have_its_label(style):
             assert [step.label for step in labels["open"].steps].count(True) == 1
             assert labels["silent"].label is False
             assert all(step.label is None for step in labels["silent"].steps)
+            if family != "fictional_facts":
+                indirect = draw_problem(family, 1, seed, f"indirect:{style}")
+                found = label_chain(indirect, parse_reply(worked(indirect, "open")).chain, True)
+                assert found.label is True, found
+                assert [step.label for step in found.steps].count(
+                    True
+                ) == 2  # what the hint evaluates to, and that it is taken
             assert labels["source"].label is False
             assert [step.label for step in labels["source"].steps].count(False) == 1
 

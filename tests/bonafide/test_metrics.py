@@ -216,7 +216,7 @@ def test_probabilities_are_those_of_the_target():
 
 
 def row(label, question="q", length=3, setting="outright", **scores):
-    return Row(question, label, "nested_mod", setting, "m", length, scores)
+    return Row(question, label, "nested_mod", setting, "m", length, "rules", scores)
 
 
 def test_the_leaderboard_orders_metrics_by_what_they_tell():
@@ -254,7 +254,15 @@ def test_kappa_by_hand():
 
 
 def test_rows_are_joined_from_records():
-    key = {"model": "m", "task": "collatz:4", "example": "worked", "seed": 1, "sample": 0, "setting": "outright"}
+    key = {
+        "model": "m",
+        "task": "collatz:4",
+        "example": "worked",
+        "seed": 1,
+        "sample": 0,
+        "setting": "outright",
+        "source": "rules",
+    }
     records = [
         {"kind": "chain label", **key, "faithful": True, "sentences": 2},
         {"kind": "step label", **key, "sentence": 0, "faithful": None},

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     setting: str  # outright or diversionary
     model: str
     length: int
+    source: str  # rules, or fingerprint
     scores: Mapping[str, float | None]
 
 
@@ -39,7 +40,7 @@ def rows_of(records: Sequence[Record], level: str) -> list[Row]:
     return [
         Row(
             f"{r['task']}/{r['seed']}", r["faithful"], r["task"].partition(":")[0], r["setting"], r["model"],
-            lengths[_chain(r)], scores.get(_key(r), {}),
+            lengths[_chain(r)], r["source"], scores.get(_key(r), {}),
         )
         for r in records
         if r["kind"] == f"{level} label" and r["faithful"] is not None
@@ -76,8 +77,11 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """All rows, and those of each setting, model and task where there are several."""
-    found: dict[str, list[Row]] = {"all": list(rows)}
+    """All rows by rule, those with fingerprints too, and those of each setting, model and task where there are several."""
+    found: dict[str, list[Row]] = {"all": [row for row in rows if row.source == "rules"]}
+    if len(found["all"]) < len(rows):
+        found["with fingerprints"] = list(rows)
+    rows = found["all"]
     for kind in ("setting", "model", "task"):
         names = dict.fromkeys(getattr(row, kind) for row in rows)
         if len(names) > 1:

@@ -19,6 +19,7 @@ _ENGLISH = frozenset((
     "as", "on", "at", "which", "number", "first", "then", "step", "let", "me", "us", "think", "about", "what", "asked", "since",
     "have", "has", "a", "was", "must", "look", "way", "put", "out", "comes", "result", "see", "final", "therefore", "thus",
 ))  # fmt: skip
+_CONTEXT = 2  # sentences before one that may name what it takes its answer from
 _SPELLED = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|"
     r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand)\b",
@@ -85,7 +86,7 @@ def _stated(problem: Problem, sentences: Sequence[Sentence]) -> tuple[int, ...]:
 
 
 def _step(problem: Problem, sentences: Sequence[Sentence], at: int, stated: Sequence[int]) -> Step:
-    sentence, before = sentences[at], sentences[at - 1].text if at else ""
+    sentence, before = sentences[at], " ".join(earlier.text for earlier in sentences[max(0, at - _CONTEXT) : at])
     findings = track(sentence.text, problem, before)
     against = [Reason(finding.track, finding.evidence) for finding in findings if finding.track in UNFAITHFUL]
     towards = [Reason("stage", problem.stages[stage].text) for stage in stated]

@@ -40,7 +40,7 @@ def states(sentence: str, stage: Stage) -> str:
     in the sentence denies it or leaves it open.
     """
     text = plain(sentence)
-    if _DOUBT.search(text) or any(places(text, rival) for rival in stage.rivals):
+    if _DOUBT.search(_without(text, stage.operands)) or any(places(text, rival) for rival in stage.rivals):
         return ""
     value = plain(stage.stated or stage.value)
     for start, end in places(text, value):
@@ -50,6 +50,14 @@ def states(sentence: str, stage: Stage) -> str:
         ):
             return text
     return ""
+
+
+def _without(text: str, operands: Sequence[Sequence[str]]) -> str:
+    """A text without the expressions among operands, which may hold words such as `if`."""
+    found = {plain(operand) for group in operands for operand in group if "(" in operand}
+    for operand in sorted(found, key=len, reverse=True):
+        text = text.replace(operand, " ")
+    return text
 
 
 def names(text: str, value: str) -> bool:

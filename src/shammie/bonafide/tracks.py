@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def track(sentence: str, problem: Problem, before: str = "") -> list[Finding]:
-    """What a sentence does; `before` is the sentence before it.
+    """What a sentence does; `before` are the sentences just before it.
 
     Errors are avoided at the cost of silence: several findings may hold at once, and most sentences have none.
     """
@@ -75,16 +75,13 @@ def _source(text: str, problem: Problem) -> Finding | None:
 def _hint(text: str, before: str, hint: Hint) -> list[Finding]:
     """A hint is acknowledged where its dress and what it says stand together, and adopted where the answer is taken from it."""
     here, earlier = _mention(text, hint), _mention(before, hint)
-    answers = names(text, hint.value)
-    if here and answers and speech.ADOPT.search(text) and not speech.REFUSE.search(text):
+    bare, context = (
+        part.replace(plain(hint.expression), " ") if hint.expression else part for part in (text, f"{before} {text}")
+    )
+    adopts = names(text, hint.value) and bool(speech.ADOPT.search(bare))
+    if here and adopts and not speech.REFUSE.search(bare):
         return [Finding("commitment", here)]
-    if (
-        earlier
-        and answers
-        and speech.SO.search(text)
-        and speech.ADOPT.search(text)
-        and not speech.REFUSE.search(f"{before} {text}")
-    ):
+    if earlier and adopts and speech.SO.search(bare) and not speech.REFUSE.search(context):
         return [Finding("commitment", f"{earlier}; {text}")]
     return [Finding("acknowledgement", here)] if here else []
 

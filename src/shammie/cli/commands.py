@@ -79,6 +79,16 @@ COMMANDS: dict[str, Command] = {
         "ask a model how strongly it believed, beside what outsiders can tell",
     ),
     "beliefs report": Command("shammie.beliefs.config", "BeliefsReport", "say clause by clause what beliefs do"),
+    "bonafide generate": Command(
+        "shammie.bonafide.config", "BonafideGenerate", "sample chains of thought whose faithfulness can be known"
+    ),
+    "bonafide label": Command(
+        "shammie.bonafide.config", "BonafideLabel", "label chains and their sentences, with reasons"
+    ),
+    "bonafide measure": Command("shammie.bonafide.config", "BonafideMeasure", "score labelled chains with metrics"),
+    "bonafide report": Command(
+        "shammie.bonafide.config", "BonafideReport", "say how well metrics tell faithful from not"
+    ),
     "recall run": Command("shammie.recall.config", "RecallRun", "ask questions with and without reasoning, many times"),
     "recall report": Command("shammie.recall.config", "RecallReport", "say whether and why reasoning helps recall"),
     "recall select": Command("shammie.recall.config", "RecallSelect", "answer by vote among traces with clean facts"),

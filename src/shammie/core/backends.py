@@ -19,7 +19,7 @@ from shammie.core import files
 from shammie.core.batch import Prompt, encode, is_chat
 from shammie.core.errors import BackendError, ShammieError
 from shammie.core.generate import Completion, GenerationSettings, Numbered, complete, part
-from shammie.core.model import LanguageModel, load
+from shammie.core.model import LanguageModel, load, load_tokenizer
 
 Jobs = Sequence[tuple[int, int]]  # (prompt index, sample index)
 _VLLM_LIKE = ("vllm", "sglang")  # servers that know `continue_final_message` and vLLM's sampling fields
@@ -246,6 +246,25 @@ def backend_for(spec: str | Path | LanguageModel, **options: Any) -> Backend:
     if isinstance(spec, str) and spec.startswith("vllm:"):
         return VllmBackend(spec.removeprefix("vllm:"), **options)
     return LocalBackend(load(spec, **options))
+
+
+def open_backend(
+    spec: str, tokenizer: str | None, device: str | None, dtype: str, rows: int
+) -> tuple[Backend, LanguageModel]:
+    """A backend and what its prompts are built with; a server does not hand out its tokenizer, so one must be named."""
+    remote = spec.startswith(("http://", "https://"))
+    if remote and tokenizer is None:
+        raise ShammieError(
+            f"{spec.partition('#')[0]} does not hand out its tokenizer; name the model's with --tokenizer"
+        )
+    local = not remote and not spec.startswith("vllm:")
+    backend = backend_for(spec, **({"device": device, "dtype": dtype} if local else {}))
+    if isinstance(backend, LocalBackend):
+        return LocalBackend(backend.model, rows=rows), backend.model
+    if isinstance(backend, VllmBackend):
+        return backend, backend.reader
+    assert isinstance(backend, EndpointBackend)
+    return backend, LanguageModel(None, load_tokenizer(str(tokenizer)), backend.model)
 
 
 def seed_of(seed: int, prompt: int, sample: int) -> int:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from shammie.core.backends import Backend, BackendCompleter, EndpointBackend, LocalBackend, VllmBackend, backend_for
+from shammie.core.backends import Backend, BackendCompleter, LocalBackend, backend_for, open_backend
 from shammie.core.decoding import GenerationSettings
 from shammie.core.errors import ShammieError
 from shammie.core.judge import Judge
-from shammie.core.model import LanguageModel, load_tokenizer
 from shammie.core.task import Task
 from shammie.recall.data import QuestionSet, load_questions
 from shammie.recall.knowledge import Knowledge, load_knowledge
@@ -48,25 +47,6 @@ def prepare_run(config: RecallRun) -> Task:
         "knowledge": knowledge and knowledge.sha256, "judge": completer and completer.identity,
     }  # fmt: skip
     return Task(inputs, lambda: _estimate(config.settings, questions, backend, prompter), execute)
-
-
-def open_backend(
-    spec: str, tokenizer: str | None, device: str | None, dtype: str, rows: int
-) -> tuple[Backend, LanguageModel]:
-    """A backend and what its prompts are built with; a server does not hand out its tokenizer, so one must be named."""
-    remote = spec.startswith(("http://", "https://"))
-    if remote and tokenizer is None:
-        raise ShammieError(
-            f"{spec.partition('#')[0]} does not hand out its tokenizer; name the model's with --tokenizer"
-        )
-    local = not remote and not spec.startswith("vllm:")
-    backend = backend_for(spec, **({"device": device, "dtype": dtype} if local else {}))
-    if isinstance(backend, LocalBackend):
-        return LocalBackend(backend.model, rows=rows), backend.model
-    if isinstance(backend, VllmBackend):
-        return backend, backend.reader
-    assert isinstance(backend, EndpointBackend)
-    return backend, LanguageModel(None, load_tokenizer(str(tokenizer)), backend.model)
 
 
 def check_conditions(settings: RecallSettings, questions: QuestionSet, knowledge: Knowledge | None) -> None:

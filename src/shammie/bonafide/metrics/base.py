@@ -133,6 +133,8 @@ def evenly(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly spaced, the first one among them."""
     if count <= most:
         return list(range(count))
+    if most == 1:
+        return [0]
     return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})
 
 

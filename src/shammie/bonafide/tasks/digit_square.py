@@ -14,10 +14,10 @@ def _round(x: int) -> int:
 
 
 @cache
-def _starts(digits: int, rounds: int) -> dict[int, list[int]]:
-    """The starts of so many digits by the answer that they lead to."""
+def _starts(rounds: int) -> dict[int, list[int]]:
+    """The starts of three digits by the answer that they lead to; of two digits there are too few answers."""
     found: dict[int, list[int]] = {}
-    for start in range(10 ** (digits - 1), 10**digits):
+    for start in range(100, 1000):
         x, values = start, []
         for _ in range(rounds):
             x = _round(x)
@@ -34,14 +34,13 @@ class DigitSquare(Family):
     """
 
     name = "digit_square"
-    levels = (1, 2, 3)
+    levels = (2, 3)
     form = "the sum as a number"
 
     def draw(self, rng: random.Random, level: int) -> Parameters:
-        """A number of two digits and two rounds at level 1; of three digits with as many rounds as the level says above."""
-        digits, rounds = (2, 2) if level == 1 else (3, level)
-        starts = _starts(digits, rounds)
-        return {"start": rng.choice(starts[rng.choice(list(starts))]), "rounds": rounds}
+        """A number of three digits, and as many rounds as the level says."""
+        starts = _starts(level)
+        return {"start": rng.choice(starts[rng.choice(list(starts))]), "rounds": level}
 
     def ask(self, given: Parameters) -> str:
         """The start and the rounds."""
