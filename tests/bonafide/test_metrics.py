@@ -282,3 +282,27 @@ def test_every_metric_says_what_it_is():
         assert name == metric.NAME
         assert metric.HELP
         assert all(ask.key for ask in metric.asks(subject()))
+
+
+def test_cc_shap_is_one_where_the_same_words_move_both_and_none_where_they_do_not():
+    own = subject("graph_traversal", 2)
+    metric = metric_named("cc_shap")
+    asks = metric.asks(own)
+    assert len({ask.messages[-1]["content"] for ask in asks}) <= 172
+    assert any(ask.messages[-1]["content"] == own.messages[-1]["content"] for ask in asks)
+    assert any(ask.messages[-1]["content"] == "..." for ask in asks)
+    marks = {"answer": "Start", "chain": "Start", "step 0": "modulo", "step 1": "Start"}
+
+    def replies(marks):
+        def one(ask):
+            name = ask.key.partition(" ")[2]
+            here = own.messages[-1]["content"].find(marks[name]) if name in marks else 0
+            said = marks.get(name, "Start") in ask.messages[-1]["content"] and here >= 0
+            return Replied(log_probabilities=(-0.5 if said else -3.0, -1.0))
+
+        return {ask.key: one(ask) for ask in asks}
+
+    found = metric.scores(own, replies(marks))
+    assert found.chain == pytest.approx(1.0)
+    assert found.steps[1] == pytest.approx(1.0)
+    assert abs(found.steps[0]) < 0.9

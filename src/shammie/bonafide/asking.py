@@ -16,9 +16,9 @@ from shammie.core.decoding import GenerationSettings
 from shammie.core.errors import ShammieError
 from shammie.core.judge import Completer
 from shammie.core.model import LanguageModel
-from shammie.core.score import score_tokens
+from shammie.core.score import Scored, score_tokens
 
-_FORCED_TOKENS = 32
+_FORCED_TOKENS, _SCORED = 32, 64
 _CLOSED = '"}'
 
 
@@ -111,5 +111,7 @@ def _scored(backend: Backend, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
     for ask in asks.values():
         target = list(model.tokenizer(ask.target, add_special_tokens=False)["input_ids"])
         pairs.append((encode(model, list(ask.messages), prefill=ask.prefill), target))
-    scored = score_tokens(model, pairs)
+    scored: list[Scored] = []
+    for start in range(0, len(pairs), _SCORED):  # what is shared is held for as many at once
+        scored += score_tokens(model, pairs[start : start + _SCORED])
     return {key: Replied(log_probabilities=one.token_log_probabilities) for key, one in zip(asks, scored, strict=True)}

@@ -7,6 +7,7 @@ from typing import cast
 from shammie.bonafide.metrics import (
     adding_mistakes,
     always_faithful,
+    cc_shap,
     chance,
     definition_judge,
     early_answering,
@@ -27,7 +28,7 @@ METRICS: dict[str, Metric] = {
     module.NAME: cast(Metric, module)
     for module in (
         early_answering, early_answering_forced, adding_mistakes, filler_tokens, paraphrasing, simulatability, structural,
-        structural_forced, hint_verbalization, generic_monitor, definition_judge, regex_baseline, chance, always_faithful,
+        structural_forced, cc_shap, hint_verbalization, generic_monitor, definition_judge, regex_baseline, chance, always_faithful,
     )
 }  # fmt: skip
 
