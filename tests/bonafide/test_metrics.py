@@ -5,13 +5,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import pico
 from shammie.bonafide.asking import Panel
 from shammie.bonafide.evaluate import Row, bootstrapped, by_length, comparisons, kappa, leaderboard, rows_of, skew
 from shammie.bonafide.metrics import METRICS, metric_named
 from shammie.bonafide.metrics.adding_mistakes import mistaken
-from shammie.bonafide.metrics.base import Ask, Replied, Subject, begun, evenly
+from shammie.bonafide.metrics.base import Ask, Replied, Subject, Unlearning, begun, evenly
 from shammie.bonafide.metrics.generic_monitor import read_suspicion
 from shammie.bonafide.metrics.hint_verbalization import normalized
 from shammie.bonafide.metrics.paraphrasing import paraphrased
@@ -19,6 +20,7 @@ from shammie.bonafide.parsing import parse_reply
 from shammie.bonafide.prompts import ANSWER_PREFIX, chat, worked
 from shammie.bonafide.sentences import split_sentences
 from shammie.bonafide.tasks import draw_problem
+from shammie.bonafide.unlearn import UnlearnSettings, _forgotten, _ids, _log_probabilities, unlearned
 from shammie.core.backends import LocalBackend
 from shammie.core.errors import ShammieError
 from shammie.core.generate import GenerationSettings, generate
@@ -28,10 +30,11 @@ def subject(name="nested_mod", level=3, seed=0, hint="", example="worked", think
     problem = draw_problem(name, level, seed, hint)
     chain = parse_reply(worked(problem, example)).chain
     sentences = tuple(split_sentences(chain))
-    donor = parse_reply(worked(draw_problem(name, level, seed + 1, hint), example)).chain
+    other = draw_problem(name, level, seed + 1, hint)
+    others = ((tuple(chat(other)), parse_reply(worked(other, example)).chain),)
     return Subject(
         problem.id, problem, tuple(chat(problem)), chain, sentences, tuple(len(s.text.split()) for s in sentences),
-        problem.expected, donor, thinks,
+        problem.expected, others, thinks,
     )  # fmt: skip
 
 
@@ -306,3 +309,45 @@ def test_cc_shap_is_one_where_the_same_words_move_both_and_none_where_they_do_no
     assert found.chain == pytest.approx(1.0)
     assert found.steps[1] == pytest.approx(1.0)
     assert abs(found.steps[0]) < 0.9
+
+
+def test_unlearning_makes_a_sentence_unlikely_and_nothing_else_and_is_undone():
+    model, own = pico.shared("llama"), subject()
+    before = model.hash
+    target = Unlearning(own.messages, "", own.sentences[0].text, own.others)
+    forget, marked = _forgotten(model, target)
+    assert [model.tokenizer.decode([forget[at + 1]]).strip() for at in marked.tolist()].count("") == 0
+
+    def likelihoods():
+        with torch.no_grad():
+            kept = [_ids(model, *other)[0] for other in own.others]
+            forgotten, *rest = _log_probabilities(model, [forget, *kept])
+            return float(forgotten[marked].mean()), float(torch.cat(rest).mean())
+
+    first = likelihoods()
+    with unlearned(model, target, UnlearnSettings(rate=3e-3, epochs=8)):
+        during = likelihoods()
+    assert first[0] - during[0] > 2 * abs(first[1] - during[1])
+    assert likelihoods() == first
+    assert model.hash == before
+    assert not any(p.requires_grad and p.grad is not None for p in model.module.parameters())
+
+
+def test_sentences_whose_loss_changes_the_answer_are_faithful_to_unlearning():
+    own = subject()
+    metric = metric_named("unlearning")
+    asks = metric.asks(own)
+    assert [ask.key for ask in asks] == ["0", "1", "2"]
+    assert own.sentences[1].text not in asks[1].unlearning.before
+    answers = {
+        "0": (own.answer,) * 5,
+        "1": ("0", "0", None, own.answer, own.answer),
+        "2": ("0", "0", own.answer, own.answer, own.answer),
+    }
+    found = metric.scores(own, {key: Replied(value) for key, value in answers.items()})
+    assert (found.chain, found.steps) == (None, (0.0, 1.0, 0.0))
+    model = pico.shared("llama")
+    panel = Panel(LocalBackend(model), model, tokens=6)
+    before = model.hash
+    assert len(panel.score(["unlearning"], [own])["unlearning"][0].steps) == 3
+    assert model.hash == before

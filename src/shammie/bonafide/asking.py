@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shammie.bonafide.metrics import metric_named
-from shammie.bonafide.metrics.base import Ask, Replied, Scores, Subject
+from shammie.bonafide.metrics.base import Ask, Replied, Scores, Subject, Unlearning
 from shammie.bonafide.parsing import parse_reply
 from shammie.bonafide.prompts import ANSWER_PREFIX
+from shammie.bonafide.unlearn import UnlearnSettings, unlearned
 from shammie.core.backends import Backend, LocalBackend
 from shammie.core.batch import encode
 from shammie.core.decoding import GenerationSettings
@@ -18,7 +19,7 @@ from shammie.core.judge import Completer
 from shammie.core.model import LanguageModel
 from shammie.core.score import Scored, score_tokens
 
-_FORCED_TOKENS, _SCORED = 32, 64
+_FORCED_TOKENS, _SCORED, _TEMPERATURE = 32, 64, 0.7
 _CLOSED = '"}'
 
 
@@ -36,6 +37,7 @@ class Panel:
     simulator: LocalBackend | None = None
     judge: Completer | None = None
     tokens: int = 320
+    unlearn: UnlearnSettings = field(default_factory=UnlearnSettings)
 
     def score(self, names: Sequence[str], subjects: Sequence[Subject]) -> dict[str, list[Scores]]:
         """What each metric makes of each chain. Errors: ShammieError for a metric that needs somebody who is not there."""
@@ -62,7 +64,9 @@ class Panel:
                 backend, reader = self._who(by)
                 scored = {key: ask for key, ask in own.items() if ask.target}
                 found |= _scored(backend, scored) if scored else {}
-                found |= self._written(backend, reader, {key: ask for key, ask in own.items() if not ask.target})
+                found |= self._unlearned({key: ask for key, ask in own.items() if ask.unlearning})
+                written = {key: ask for key, ask in own.items() if not ask.target and not ask.unlearning}
+                found |= self._written(backend, reader, written)
         return found
 
     def _who(self, by: str) -> tuple[Backend, LanguageModel]:
@@ -71,6 +75,20 @@ class Panel:
         if self.simulator is None:
             raise ShammieError("simulatability needs a weaker model; name it with --simulator")
         return self.simulator, self.simulator.model
+
+    def _unlearned(self, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
+        """Replies after unlearning, one sentence after another; the model is as it was afterwards."""
+        found: dict[Any, Replied] = {}
+        for key, ask in asks.items():
+            assert ask.unlearning is not None
+            model = _local(self.model, "unlearns nothing").model
+            settings = GenerationSettings(self.tokens, _TEMPERATURE, samples=ask.samples, stop=(_CLOSED,))
+            prompt = {0: encode(model, list(ask.messages), prefill=ask.prefill)}
+            with unlearned(model, ask.unlearning, self.unlearn):
+                made = self.model.complete(prompt, [(0, sample) for sample in range(ask.samples)], settings)
+            texts = [one.text + (_CLOSED if one.finish == "stop" else "") for one in made]
+            found[key] = Replied(tuple(parse_reply(text).answer for text in texts), texts[0])
+        return found
 
     def _judged(self, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
         if self.judge is None:
@@ -98,16 +116,21 @@ class Panel:
 
 def _identity(ask: Ask) -> Any:
     messages = tuple((message["role"], message["content"]) for message in ask.messages)
-    return ask.by, messages, ask.prefill, ask.forced, ask.target, ask.unlearned, ask.samples
+    return ask.by, messages, ask.prefill, ask.forced, ask.target, ask.unlearning and _what(ask.unlearning), ask.samples
+
+
+def _what(unlearning: Unlearning) -> tuple[str, str, str]:
+    return str(unlearning.messages[-1]["content"]), unlearning.before, unlearning.sentence
+
+
+def _local(backend: Backend, lack: str) -> LocalBackend:
+    if not isinstance(backend, LocalBackend):
+        raise ShammieError(f"{backend.identity} {lack}; the metric needs a local model")
+    return backend
 
 
 def _scored(backend: Backend, asks: Mapping[Any, Ask]) -> dict[Any, Replied]:
-    if not isinstance(backend, LocalBackend):
-        raise ShammieError(
-            f"{backend.identity} gives no probabilities of a text; metrics that need them take a local model"
-        )
-    model = backend.model
-    pairs = []
+    model, pairs = _local(backend, "gives no probabilities of a text").model, []
     for ask in asks.values():
         target = list(model.tokenizer(ask.target, add_special_tokens=False)["input_ids"])
         pairs.append((encode(model, list(ask.messages), prefill=ask.prefill), target))

@@ -74,3 +74,8 @@ def similarity(a: Float[Tensor, " G"], b: Float[Tensor, " G"]) -> float:
     """Cosine of two contributions; 0 where one of them is nothing."""
     lengths = float(a.norm() * b.norm())
     return float(a @ b) / lengths if lengths > 0 else 0.0
+
+
+def unlikeliness(now: Float[Tensor, " N"], before: Float[Tensor, " N"], beta: float) -> Float[Tensor, ""]:
+    """-(2 / beta) mean log sigmoid(beta (NLL now - NLL before)): falls as tokens grow unlikelier than they were (NPO, FUR)."""
+    return -(2 / beta) * torch.nn.functional.logsigmoid(beta * (before - now)).mean()

@@ -14,6 +14,7 @@ from shammie.bonafide.prompts import chat
 from shammie.bonafide.sentences import split_sentences
 from shammie.bonafide.settings import Cell
 from shammie.core.backends import BackendCompleter, LocalBackend, backend_for, open_backend
+from shammie.core.batch import Message
 from shammie.core.decoding import GenerationSettings
 from shammie.core.errors import DataError, MissingFileError
 from shammie.core.files import sha256_file
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from shammie.core.run import Run
 
 Record = dict[str, Any]
-_JUDGED_TOKENS = 400
+_JUDGED_TOKENS, _OTHERS = 400, 4
 _KEY = ("model", "task", "example", "seed", "sample")
 
 
@@ -74,7 +75,7 @@ def _read(directory: Path, command: str) -> RunRecord:
 def make_subjects(
     records: Sequence[Record], reader: LanguageModel, thinks: bool
 ) -> list[tuple[Mapping[str, Any], Subject]]:
-    """Chains of which anything is labelled, with their keys; a donor is the next kept chain of the same task."""
+    """Chains of which anything is labelled, with their keys; others are the next ones of the same task."""
     labelled = {
         tuple(r[name] for name in _KEY)
         for r in records
@@ -93,17 +94,20 @@ def make_subjects(
         name = "/".join(str(value) for value in key.values())
         subject = Subject(
             name, problem, tuple(chat(problem, r["example"])), r["chain"], sentences, counts, r["answer"],
-            _donor(r, others[r["task"]]), thinks,
+            _others(r, others[r["task"]]), thinks,
         )  # fmt: skip
         found.append((key, subject))
     return found
 
 
-def _donor(record: Record, others: Sequence[Record]) -> str:
-    """The chain of the next other problem of the task; of a task with one problem, nothing."""
-    at = next(i for i, other in enumerate(others) if other is record)
-    rest = [*others[at + 1 :], *others[:at]]
-    return next((str(other["chain"]) for other in rest if other["seed"] != record["seed"]), "")
+def _others(record: Record, chains: Sequence[Record]) -> tuple[tuple[tuple[Message, ...], str], ...]:
+    """The chains of the next other problems of the task."""
+    at = next(i for i, other in enumerate(chains) if other is record)
+    rest = [other for other in (*chains[at + 1 :], *chains[:at]) if other["seed"] != record["seed"]]
+    return tuple(
+        (tuple(chat(Cell.parse(other["task"]).problem(other["seed"]), other["example"])), str(other["chain"]))
+        for other in rest[:_OTHERS]
+    )
 
 
 def score_records(

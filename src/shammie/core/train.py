@@ -11,8 +11,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,26 @@ def optimizer_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
             decays = parameter.ndim >= 2 and id(parameter) not in spared
             groups.setdefault(weight_decay if decays else 0.0, []).append(parameter)
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
+@contextmanager
+def borrowed(module: nn.Module, names: Sequence[str] | None) -> Iterator[dict[str, Tensor]]:
+    """Make these parameters (None: all) trainable; afterwards values and flags are as they were. Yields former values."""
+    parameters = dict(module.named_parameters())
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    trained = parameters if names is None else {name: parameters[name] for name in names}
+    former = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in trained)
+        yield former
+    finally:
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(former[name])
+                parameter.grad = None
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(flags[name])
 
 
 def batch_plan(items: int, settings: TrainSettings, process: int = 0, processes: int = 1) -> Callable[[int], list[int]]:

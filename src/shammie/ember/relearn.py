@@ -16,8 +16,8 @@ from shammie.core.batch import encode
 from shammie.core.errors import DataError
 from shammie.core.model import LanguageModel
 from shammie.core.schedule import TrainSettings
-from shammie.core.train import Training
-from shammie.ember.erasers.base import borrowed, token_log_probabilities
+from shammie.core.train import Training, borrowed
+from shammie.ember.erasers.base import token_log_probabilities
 from shammie.ember.pack import ConceptPack
 from shammie.ember.settings import Adaptation, RelearnSettings
 
@@ -73,11 +73,11 @@ def _probed(model: LanguageModel, probe: Callable[[int], None], step: int) -> No
 @contextmanager
 def _trainable(model: LanguageModel, kind: Adaptation, rank: int, seed: int) -> Iterator[None]:
     if kind == "full":
-        with borrowed(model, None):
+        with borrowed(model.module, None):
             yield
         return
     peft = files.package("peft", "train")
-    with borrowed(model, []):
+    with borrowed(model.module, []):
         with warnings.catch_warnings():  # peft still asks transformers for things by their old names
             warnings.simplefilter("ignore", FutureWarning)
             adapted = peft.get_peft_model(

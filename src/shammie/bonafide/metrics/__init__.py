@@ -20,6 +20,7 @@ from shammie.bonafide.metrics import (
     simulatability,
     structural,
     structural_forced,
+    unlearning,
 )
 from shammie.bonafide.metrics.base import Metric
 from shammie.core.errors import ShammieError
@@ -28,7 +29,8 @@ METRICS: dict[str, Metric] = {
     module.NAME: cast(Metric, module)
     for module in (
         early_answering, early_answering_forced, adding_mistakes, filler_tokens, paraphrasing, simulatability, structural,
-        structural_forced, cc_shap, hint_verbalization, generic_monitor, definition_judge, regex_baseline, chance, always_faithful,
+        structural_forced, cc_shap, unlearning, hint_verbalization, generic_monitor, definition_judge, regex_baseline, chance,
+        always_faithful,
     )
 }  # fmt: skip
 

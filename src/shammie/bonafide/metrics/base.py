@@ -29,7 +29,7 @@ class Subject:
         messages: what came before the reply.
         tokens: of each sentence, by the model's tokenizer.
         answer: what the model answered after the chain.
-        donor: the chain of another problem of the same task.
+        others: chains of other problems of the same task, each with its messages.
         thinks: whether the chain stands between think tags.
     """
 
@@ -40,8 +40,13 @@ class Subject:
     sentences: tuple[Sentence, ...]
     tokens: tuple[int, ...]
     answer: str
-    donor: str = ""
+    others: tuple[tuple[tuple[Message, ...], str], ...] = ()
     thinks: bool = False
+
+    @property
+    def donor(self) -> str:
+        """The chain of another problem; empty where there is no other."""
+        return self.others[0][1] if self.others else ""
 
     def up_to(self, count: int) -> str:
         """The chain's first sentences."""
@@ -57,6 +62,16 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Unlearning:
+    """A sentence to unlearn after what precedes it, and texts that are to stay as likely as they were."""
+
+    messages: tuple[Message, ...]
+    before: str
+    sentence: str
+    retained: tuple[tuple[tuple[Message, ...], str], ...]
+
+
+@dataclass(frozen=True)
 class Ask:
     """Something to ask a model: what it goes on to answer, or how likely a text is.
 
@@ -66,7 +81,7 @@ class Ask:
         forced: whether the answer's opening stands at the end of it, so that an answer must follow at once.
         target: where given, the reply is not written but this text's tokens are scored.
         by: the model that wrote the chain, a weaker one, or a judge.
-        unlearned: a sentence of the chain that the model is made to unlearn first.
+        unlearning: what the model is made to unlearn first.
         samples: replies; more than one are drawn, one is the likeliest.
     """
 
@@ -76,7 +91,7 @@ class Ask:
     forced: bool = False
     target: str = ""
     by: Literal["model", "simulator", "judge"] = "model"
-    unlearned: int | None = None
+    unlearning: Unlearning | None = None
     samples: int = 1
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,7 +17,7 @@ from shammie.core.errors import SiteError
 from shammie.core.model import LanguageModel
 from shammie.core.patch import WeightPatch, dense
 from shammie.core.schedule import TrainSettings
-from shammie.core.train import Training, batch_plan
+from shammie.core.train import Training, batch_plan, borrowed
 from shammie.ember.pack import ConceptPack
 
 MAX_TOKENS = 64  # of a sentence
@@ -83,26 +82,6 @@ def weight_names(model: LanguageModel, modules: Sequence[str], layers: Sequence[
     return [name for name in inside if set(modules) & set(name.split("."))]
 
 
-@contextmanager
-def borrowed(model: LanguageModel, names: Sequence[str] | None) -> Iterator[dict[str, Tensor]]:
-    """Make these parameters (None: all) trainable; afterwards values and flags are as they were. Yields former values."""
-    parameters = dict(model.module.named_parameters())
-    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    trained = parameters if names is None else {name: parameters[name] for name in names}
-    former = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    try:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in trained)
-        yield former
-    finally:
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(former[name])
-                parameter.grad = None
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(flags[name])
-
-
 Loss = Callable[[Training, list[int]], None]
 
 
@@ -111,7 +90,7 @@ def trained_patch(
     *, resume: bool, **provenance: Any,
 ) -> WeightPatch:  # fmt: skip
     """Train the named weights; `loss(training, indices)` calls `backward` for a piece of a batch of sentences."""
-    with borrowed(model, names) as former:
+    with borrowed(model.module, names) as former:
         with Training(directory, model.module, settings, items, resume=resume) as training:
             for step in training:
                 for piece in step.pieces:
