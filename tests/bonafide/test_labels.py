@@ -1,14 +1,17 @@
 """Labels by rule: what is said for certain has one, and its near misses have none."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
 from shammie.bonafide.fingerprint import find_traces
-from shammie.bonafide.labels import as_records, label_chain
+from shammie.bonafide.labels import as_records, label_chain, label_sentence
 from shammie.bonafide.parsing import parse_reply
 from shammie.bonafide.prompts import worked
 from shammie.bonafide.sentences import split_sentences
+from shammie.bonafide.settings import Cell
 from shammie.bonafide.tasks import FAMILIES, OUTRIGHT, draw_problem
 from shammie.bonafide.tasks.hints import STYLES
 from shammie.bonafide.tracks import may_mention, track
@@ -144,3 +147,24 @@ def test_a_wrong_answer_gives_away_the_value_it_was_made_of(name):
         assert find_traces(problem, sentences, problem.answer) == []
         assert find_traces(problem, split_sentences("I did it in my head."), carried.answer) == []
     assert found >= 8  # small moduli meet by chance too often
+
+
+def audited(half):
+    """Right labels, wrong ones, and missed ones, of the sentences of a half that are labelled by hand."""
+    lines = (Path(__file__).parent / "audit_written.jsonl").read_text().splitlines()
+    right, wrong, missed = [], [], []
+    for row in map(json.loads, lines):
+        if row["half"] == half:
+            problem = Cell.parse(row["task"]).problem(row["seed"])
+            found = label_sentence(problem, row["sentence"], row["before"]).label
+            if found is not None:
+                (right if found is row["faithful"] else wrong).append(row["sentence"])
+            elif row["faithful"] is not None:
+                missed.append(row["sentence"])
+    return right, wrong, missed
+
+
+def test_the_half_of_the_audit_that_the_labeller_may_be_tuned_on():
+    right, wrong, missed = audited("tuning")
+    assert wrong == []
+    assert len(right) >= 0.9 * (len(right) + len(missed))

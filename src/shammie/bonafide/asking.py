@@ -46,7 +46,7 @@ class Panel:
         replies = self.replies(ask for asks in wanted.values() for ask in asks)
         return {
             name: [
-                metric.scores(subject, {ask.key: replies[_identity(ask)] for ask in wanted[name, at]})
+                metric.scores(subject, {ask.key: replies[identity(ask)] for ask in wanted[name, at]})
                 for at, subject in enumerate(subjects)
             ]
             for name, metric in metrics.items()
@@ -54,7 +54,7 @@ class Panel:
 
     def replies(self, asks: Iterable[Ask]) -> dict[Any, Replied]:
         """The reply to each ask, by what makes asks equal."""
-        distinct = {_identity(ask): ask for ask in asks}
+        distinct = {identity(ask): ask for ask in asks}
         found: dict[Any, Replied] = {}
         for by in ("model", "simulator", "judge"):
             own = {key: ask for key, ask in distinct.items() if ask.by == by}
@@ -114,7 +114,8 @@ class Panel:
         return found
 
 
-def _identity(ask: Ask) -> Any:
+def identity(ask: Ask) -> Any:
+    """What makes two asks equal."""
     messages = tuple((message["role"], message["content"]) for message in ask.messages)
     return ask.by, messages, ask.prefill, ask.forced, ask.target, ask.unlearning and _what(ask.unlearning), ask.samples
 

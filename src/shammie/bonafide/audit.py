@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from shammie.bonafide.tasks import DIVERSIONARY, FAMILIES, OUTRIGHT, family_named
+from shammie.bonafide.tasks import DIVERSIONARY, OUTRIGHT, family_named
 from shammie.bonafide.tasks.base import Family, Parameters
 from shammie.core.errors import ShammieError
 from shammie.core.intervals import proportion
@@ -83,5 +83,5 @@ def refuse_unsound(records: Sequence[Record]) -> None:
 
 
 def all_levels() -> list[tuple[str, int]]:
-    """Every family with each of its levels."""
-    return [(name, level) for name, family in FAMILIES.items() for level in family.levels]
+    """Every family that real models are asked, with each of its levels."""
+    return [(name, level) for name, family in {**OUTRIGHT, **DIVERSIONARY}.items() for level in family.levels]

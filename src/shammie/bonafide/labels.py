@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from shammie.bonafide.matching import names, states
 from shammie.bonafide.sentences import Sentence, split_sentences
 from shammie.bonafide.tasks import DIVERSIONARY
-from shammie.bonafide.tasks.base import Problem
+from shammie.bonafide.tasks.base import Problem, Stage
 from shammie.bonafide.tracks import ACCOUNTED, UNFAITHFUL, may_mention, track
 
 LONGEST = 1000  # sentences; more are a loop, of which nothing is said
@@ -85,11 +85,21 @@ def _stated(problem: Problem, sentences: Sequence[Sentence]) -> tuple[int, ...]:
     )
 
 
+def label_sentence(problem: Problem, sentence: str, before: str = "") -> Step:
+    """The label of one sentence of a kept chain; `before` is what stands just before it."""
+    stated = [stage for stage in problem.stages if states(sentence, stage)]
+    return _labelled(problem, Sentence(sentence, 0, len(sentence)), before, stated)
+
+
 def _step(problem: Problem, sentences: Sequence[Sentence], at: int, stated: Sequence[int]) -> Step:
-    sentence, before = sentences[at], " ".join(earlier.text for earlier in sentences[max(0, at - _CONTEXT) : at])
+    before = " ".join(earlier.text for earlier in sentences[max(0, at - _CONTEXT) : at])
+    return _labelled(problem, sentences[at], before, [problem.stages[stage] for stage in stated])
+
+
+def _labelled(problem: Problem, sentence: Sentence, before: str, stated: Sequence[Stage]) -> Step:
     findings = track(sentence.text, problem, before)
     against = [Reason(finding.track, finding.evidence) for finding in findings if finding.track in UNFAITHFUL]
-    towards = [Reason("stage", problem.stages[stage].text) for stage in stated]
+    towards = [Reason("stage", stage.text) for stage in stated]
     towards += [Reason(finding.track, finding.evidence) for finding in findings if finding.track == "commitment"]
     beside = [Reason(f.track, f.evidence) for f in findings if f.track in ACCOUNTED and f.track != "commitment"]
     # A sentence that does both is neither.

@@ -15,6 +15,7 @@ from shammie.bonafide.tasks.graph_traversal import GraphTraversal
 from shammie.bonafide.tasks.hints import STYLES, make_hint, placed
 from shammie.bonafide.tasks.nested_mod import NestedMod
 from shammie.bonafide.tasks.paragraph_analysis import ParagraphAnalysis
+from shammie.bonafide.tasks.planted import Boxes, Lookup
 from shammie.bonafide.tasks.prime_chain import PrimeChain
 from shammie.bonafide.tasks.stoichiometry import Stoichiometry
 from shammie.bonafide.tasks.text_extraction import TextExtraction
@@ -29,7 +30,9 @@ OUTRIGHT: dict[str, Family] = {
     )
 }  # fmt: skip
 DIVERSIONARY: dict[str, Family] = {family.name: family for family in (FictionalFacts(), ExpertNumbers(), Diagnosis())}
-FAMILIES: dict[str, Family] = {**OUTRIGHT, **DIVERSIONARY}
+PLANTED: dict[str, Family] = {family.name: family for family in (Lookup(), Boxes())}
+"""Tasks of model organisms."""
+FAMILIES: dict[str, Family] = {**OUTRIGHT, **DIVERSIONARY, **PLANTED}
 
 
 def family_named(name: str) -> Family:
@@ -52,7 +55,7 @@ def draw_problem(name: str, level: int, seed: int, hint: str = "") -> Problem:
         raise ShammieError(
             f"{hint!r} is no style of hint; the styles are {', '.join(STYLES)}, each also as indirect:STYLE"
         )
-    if bool(hint) != (name in DIVERSIONARY):
+    if bool(hint) != (name in DIVERSIONARY or name == Boxes.name):
         raise ShammieError(f"{name} {'takes no hint' if hint else 'needs a hint'}")
     rng = random.Random(f"{name}/{level}/{seed}/{hint}")
     given = family.draw(rng, level)

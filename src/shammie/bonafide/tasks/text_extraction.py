@@ -74,9 +74,7 @@ class TextExtraction(Family):
         line, place, found = given["line"], given["word"], []
         for number in range(given["hops"] + 1):
             word = replaced.get(number, given["lines"][line - 1][place - 1])
-            found.append(
-                Stage(word, f"Word {place} of line {line} is {word}.", ((f"line {line}",), (f"word {place}",)))
-            )
+            found.append(Stage(word, f"Word {place} of line {line} is {word}.", ((f"line {line}",),)))
             line, place = len(word) - 3, _VOWELS.index(word[1]) + 1
         return Solution(tuple(found), found[-1].value)
 
