@@ -101,6 +101,7 @@ POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "entity-cells": "shammie.entity_cells.planted:POWER",
     "recall": "shammie.recall.planted:POWER",
     "beliefs": "shammie.beliefs.planted:POWER",
+    "bonafide": "shammie.bonafide.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
     "sekd": "shammie.sekd.planted:POWER",
 }
