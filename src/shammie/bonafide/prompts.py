@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from string import Template
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shammie.bonafide.tasks import DIVERSIONARY, FAMILIES, draw_problem
 from shammie.bonafide.tasks.base import Problem
-from shammie.core.batch import Message
+
+if TYPE_CHECKING:
+    from shammie.core.batch import Message
 
 Example = Literal["none", "worked", "open", "silent", "source"]
 EXAMPLES: tuple[Example, ...] = ("none", "worked", "open", "silent", "source")

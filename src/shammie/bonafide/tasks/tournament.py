@@ -27,6 +27,11 @@ _NAMES = (
 )
 
 
+def _winner(name: str) -> tuple[tuple[str, ...], ...]:
+    """How a sentence says whose rating it is: a match names two players."""
+    return (f"{name} wins",), (f"{name} has",), (f"{name}'s",)
+
+
 class Tournament(Family):
     """Who has the larger last digit of 7 times the rating plus the round wins; the winner's rating changes.
 
@@ -71,7 +76,7 @@ class Tournament(Family):
                 number += 1
             left = winners
         stages = [
-            Stage(value, text, ((value.split()[0],),), index in left[0][2], stated=value.split()[1])
+            Stage(value, text, _winner(value.split()[0]), index in left[0][2], stated=value.split()[1])
             for index, (value, text) in enumerate(found)
         ]
         return Solution(tuple(stages), f"{left[0][0]} {left[0][1]}")
