@@ -122,6 +122,7 @@ def test_chains_become_labels_scores_and_a_leaderboard(made, shammie):
     assert ("step", "filler_tokens", "all") in board
     page = (made / "report" / "report.html").read_text()
     assert "Leaderboard" in page
+    assert "Too few of one class" in page
     assert "because" in (made / "labels" / "report.html").read_text()
 
 

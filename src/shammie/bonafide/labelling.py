@@ -14,7 +14,7 @@ from shammie.bonafide.settings import Cell
 from shammie.bonafide.tasks import FAMILIES
 from shammie.bonafide.tasks.base import Problem
 from shammie.core import files
-from shammie.core.errors import DataError, MissingFileError
+from shammie.core.errors import BackendError, DataError, MissingFileError
 from shammie.core.run import RESULTS, RunRecord, read_run
 from shammie.core.task import Task
 
@@ -146,7 +146,7 @@ def write_rows(rows: Sequence[Record], directory: Path) -> None:
     files.write_atomic(directory / ROWS, lines)
     try:
         arrow, parquet = (files.package(name, "train") for name in ("pyarrow", "pyarrow.parquet"))
-    except Exception:
+    except BackendError:  # the package is an extra, and JSONL says all
         arrow = None
     if arrow is not None:
         sink = arrow.BufferOutputStream()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 _KEY = ("model", "task", "example", "seed", "sample")
 _LISTED = 12  # chains that a page shows folded
+_FEW = 20  # rows of a class below which DeLong's interval is too narrow
 
 
 def generate_page(record: RunRecord) -> str:
@@ -155,9 +156,15 @@ def report_blocks(records: Sequence[Record], level: str) -> list[Block]:
     if rows is None or not boards:
         return [Prose("There are no rows of both classes at this level.")]
     whole = sorted((r for r in boards if r["rows"] == "all"), key=lambda r: -r["auroc"]["value"])
+    scarce = min(rows["faithful"], rows["unfaithful"]) < _FEW
+    few = (
+        " **Too few of one class for these intervals to hold**: see how far from one half chance itself lies."
+        if scarce
+        else ""
+    )
     bars = [number(r["metric"].replace("_", " "), r["by_question"]) for r in whole]
     blocks: list[Block] = [
-        Prose(f"{rows['faithful']} faithful and {rows['unfaithful']} unfaithful rows. Half is chance."),
+        Prose(f"{rows['faithful']} faithful and {rows['unfaithful']} unfaithful rows. Half is chance.{few}"),
         Figure(
             interval_bars(bars, value_label="AUROC, faithful as the positive class", limits=(0, 1), reference=0.5), "Leaderboard",
             "Intervals by question (DeLong, clustered): rows of one question hang together.",
