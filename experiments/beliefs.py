@@ -1,7 +1,7 @@
 """The figures of the beliefs card: what states hold under claims, what changing them does, and what the model says of it.
 
     python experiments/beliefs.py --model smollm2-135m --output-dir runs/beliefs-smollm2 [--quick]
-    python experiments/beliefs.py --model qwen2.5-coder-0.5b-instruct.gguf --output-dir runs/beliefs-qwen
+    python experiments/beliefs.py --model qwen2.5-coder-0.5b-instruct.gguf --output-dir runs/beliefs-qwen --without lens
 
 150 capitals under four frames and 60 pairs of sentences with a pronoun: `shammie beliefs settings` with Patchscopes and with the
 lens, `intervene`, `monitor` and `report`, and the readers compared on some of the same states. A directory a part; run it again
@@ -85,18 +85,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--without", nargs="+", choices=("lens", "readers"), default=[])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     limit, ask = (6, replace(ASK, max_new_tokens=16)) if args.quick else (150, ASK)
-    for task, (source, frames) in TASKS.items():
+    for task in args.tasks:
+        source, frames = TASKS[task]
         place = args.output_dir / task
         told = BeliefsSettings(
             args.model, place / "settings", source, frames, limit=limit, read=READ, ask=ask, resume=True
         )
         execute("beliefs settings", told, place / "settings")
-        seen = replace(told, output_dir=place / "lens", read=replace(READ, reader="lens", step=1))
-        execute("beliefs settings", seen, place / "lens")
+        if "lens" not in args.without:
+            seen = replace(told, output_dir=place / "lens", read=replace(READ, reader="lens", step=1))
+            execute("beliefs settings", seen, place / "lens")
         changed = BeliefsIntervene(
             args.model, place / "intervene", source, ("neutral",), limit=limit, read=READ, ask=ask, resume=True
         )
@@ -104,12 +108,14 @@ def main() -> int:
         runs = [place / "settings", place / "intervene"]
         if not args.quick and monitored(place / "settings", place / "monitor"):
             runs.append(place / "monitor")
-        for name, parts in {"report": runs, "report-lens": [place / "lens"]}.items():
+        reports = {"report": runs, **({} if "lens" in args.without else {"report-lens": [place / "lens"]})}
+        for name, parts in reports.items():
             execute("beliefs report", BeliefsReport(tuple(parts), resume=True), place / name)
             verdicts = [r for r in read_run(place / name).results if r["kind"] == "verdict"]
             print(f"{task}, {name}\n{summary(verdicts)}\n", flush=True)
-    readers(args.model, args.output_dir / "readers", 2 if args.quick else COMPARED)
-    print(summary(read_run(args.output_dir / "readers").results))
+    if "readers" not in args.without:
+        readers(args.model, args.output_dir / "readers", 2 if args.quick else COMPARED)
+        print(summary(read_run(args.output_dir / "readers").results))
     return 0
 
 

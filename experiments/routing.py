@@ -1,6 +1,6 @@
 """The figures of the routing card: the same small sparse decoder trained under every way of routing, and the fronts of two sweeps.
 
-    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing [--only recipes sweeps] [--quick]
+    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing [--only recipes sweeps] [--recipes none aux] [--quick]
     python experiments/routing.py --output-dir runs/routing --table
     python experiments/routing.py --planted
 
@@ -115,8 +115,9 @@ def main() -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/routing"))
     parser.add_argument("--planted", action="store_true")
     parser.add_argument("--only", nargs="+", choices=("recipes", "sweeps"), default=["recipes", "sweeps"])
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, help="texts that are read")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--table", action="store_true")
@@ -128,7 +129,7 @@ def main() -> int:
     if not args.table:
         torch.set_num_threads(1)
         wanted = [
-            (name, routing, seed) for seed in args.seeds for name, routing in RECIPES.items() if "recipes" in args.only
+            (name, RECIPES[name], seed) for seed in args.seeds for name in args.recipes if "recipes" in args.only
         ]
         wanted += [(name, routing, args.seeds[0]) for name, routing in SWEPT.items() if "sweeps" in args.only]
         for name, routing, seed in wanted:

@@ -17,7 +17,7 @@ from shammie.core.decoding import GenerationSettings
 from shammie.core.errors import DataError
 from shammie.core.generate import complete
 from shammie.core.model import LanguageModel
-from shammie.core.prefix import KeyValues, read
+from shammie.core.prefix import KeyValues, SharedPrefixes, read
 
 BELIEFS = ("base", "counter", "third")
 
@@ -69,13 +69,15 @@ class Asker:
         prompts = [encode(self.model, prompt_of(self.model, case, frame, self.settings)) for case, frame in jobs]
         chosen = GenerationSettings(self.settings.max_new_tokens)
         made = complete(self.model, prompts, [(number, 0) for number in range(len(jobs))], chosen)
+        kept = [c.tokens[:-1] if c.finish == "end" else c.tokens for c in made]
+        texts = [(*prompt, *own) for prompt, own in zip(prompts, kept, strict=True)]
+        prefixes = SharedPrefixes(self.model, [[*ids, *self._closing] for ids in texts], list(range(len(jobs))))
+        states, mask, _ = prefixes.read(range(len(jobs)))
+        logits = self._unembedded(states[torch.arange(len(states), device=states.device), mask.sum(-1) - 1])
         found = []
-        for (case, _), prompt, completion in zip(jobs, prompts, made, strict=True):
-            kept = completion.tokens[:-1] if completion.finish == "end" else completion.tokens
-            ids = (*prompt, *kept)
-            margin = float(self.margins(case, ids, len(prompt))[0])
+        for (case, _), prompt, ids, completion, own in zip(jobs, prompts, texts, made, logits, strict=True):
             names = tuple(name for name, own in beliefs_of(case).items() if contains_match(completion.text, own))
-            found.append(Told(ids, len(prompt), completion.text, names, margin))
+            found.append(Told(ids, len(prompt), completion.text, names, float(self._margins(case, own[None])[0])))
         return found
 
     def margins(self, case: Case, ids: Sequence[int], start: int, rows: int = 1) -> Float[Tensor, " R"]:
@@ -94,9 +96,15 @@ class Asker:
         row = torch.arange(rows, device=device)
         rest = torch.tensor([[*ids[start:], *self._closing]], device=device).expand(rows, -1)
         states = read(self.model, past.select(torch.zeros_like(row)), rest, None, row, torch.full_like(row, start))
+        return self._margins(case, self._unembedded(states[:, -1]))
+
+    def _unembedded(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         with torch.no_grad():
-            logs = self.model.anatomy.unembed(states[:, -1]).float().log_softmax(-1)
-        base, counter = (logs[:, first_tokens(self.model, names)].amax(-1) for names in (case.base, case.counter))
+            return self.model.anatomy.unembed(states).float()
+
+    def _margins(self, case: Case, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
+        """Logits do for log-probabilities: what normalizes them cancels."""
+        base, counter = (logits[:, first_tokens(self.model, names)].amax(-1) for names in (case.base, case.counter))
         return (counter - base).cpu()
 
 

@@ -30,12 +30,16 @@ def traced(
 
     `whole` keeps every cell of the grid, for a picture of one case.
     """
-    for (case, frame), told in zip(jobs, asker.ask(jobs), strict=True):
+    tolds = asker.ask(jobs)
+    texts = [told for told in tolds if len(told.ids) > told.start]
+    written = [beliefs_of(case) for (case, _), told in zip(jobs, tolds, strict=True) if len(told.ids) > told.start]
+    grids = iter(reader.read_all([(told.ids, told.start) for told in texts], written) if texts else ())
+    for (case, frame), told in zip(jobs, tolds, strict=True):
         yield told_record(case, frame, told)
         if len(told.ids) == told.start:
             yield {"kind": "dominance", "case": case.id, "frame": frame, "positions": 0, "of": 0, "difference": None}
             continue
-        grid = reader.read(told.ids, told.start, beliefs_of(case))
+        grid = next(grids)
         yield {
             "kind": "dominance",
             "case": case.id,

@@ -85,32 +85,53 @@ class GridReader:
         self.scope = Patchscope(model, tokens=settings.decode_tokens) if settings.reader == "patchscopes" else None
 
     def read(self, ids: Sequence[int], start: int, beliefs: Mapping[str, Names]) -> Grid:
-        """The grid over the tokens from `start` to the end of a text.
+        """The grid over the tokens from `start` to the end of one text. Errors: as `read_all`."""
+        return self.read_all([(ids, start)], [beliefs])[0]
+
+    def read_all(
+        self, texts: Sequence[tuple[Sequence[int], int]], beliefs: Sequence[Mapping[str, Names]]
+    ) -> list[Grid]:
+        """The grid of each text, with beliefs of its own; the states of all texts are decoded together.
 
         Errors: ShammieError when two beliefs begin with the same tokens, where the lens could not tell them apart.
         """
-        states = self.states(ids, start)
-        tokens = [str(self.model.tokenizer.decode([token])) for token in ids[start:]]
-        firsts = {name: self.firsts(names) for name, names in beliefs.items()}
-        if not self.tells_apart(beliefs["base"], beliefs["counter"]):
-            raise ShammieError(
-                "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
-            )
+        for own in beliefs:
+            if not self.tells_apart(own["base"], own["counter"]):
+                raise ShammieError(
+                    "the two beliefs begin with the same token, so the lens cannot tell them apart; use --reader patchscopes"
+                )
+        firsts = [{name: self.firsts(names) for name, names in own.items()} for own in beliefs]
+        states = [self.states(ids, start) for ids, start in texts]
+        if self.scope is None:
+            ranked = (self.ranks(*pair) for pair in zip(states, firsts, strict=True))
+            found = [{name: own < self.settings.lens_rank for name, own in ranks.items()} for ranks in ranked]
+            made: list[list[list[Decoded]] | None] = [None] * len(texts)
+        else:
+            looked = [self._looked(*pair) for pair in zip(states, firsts, strict=True)]
+            decoded = self._decoded(torch.cat(states), torch.cat(looked))
+            cuts = list(itertools.accumulate((len(own) for own in states), initial=0))
+            made = [decoded[a:b] for a, b in itertools.pairwise(cuts)]
+            found = [
+                {name: self._hits(cells, names, self._leads(leads[name])) for name, names in own.items()}
+                for cells, own, leads in zip(made, beliefs, firsts, strict=True)
+            ]
+        return [self._grid(*parts) for parts in zip(texts, beliefs, found, made, strict=True)]
+
+    def _grid(
+        self, text: tuple[Sequence[int], int], beliefs: Mapping[str, Names], hits: Mapping[str, Bool[Tensor, "P L"]],
+        made: list[list[Decoded]] | None,
+    ) -> Grid:  # fmt: skip
+        ids, start = text
         stretches = {name: _stretches(self.model, ids, start, names) for name, names in beliefs.items()}
         written = {name: _since(own, start, len(ids)) for name, own in stretches.items()}
         ahead = {name: _ahead(own, start, len(ids)) for name, own in stretches.items()}
-        if self.scope is None:
-            ranks = self.ranks(states, firsts)
-            hits = {name: own < self.settings.lens_rank for name, own in ranks.items()}
-            return Grid(self.layers, tuple(tokens), hits, written, ahead)
-        looked = self._looked(states, firsts)
-        made = self._decoded(states, looked)
-        hits = {}
-        for name, names in beliefs.items():
-            leads = self._leads(firsts[name])
-            cells = [[said(one.text, names) or one.lead in leads for one in row] for row in made]
-            hits[name] = torch.tensor(cells, dtype=torch.bool).reshape(looked.shape)
-        return Grid(self.layers, tuple(tokens), hits, written, ahead, [[one.text for one in row] for row in made])
+        tokens = tuple(str(self.model.tokenizer.decode([token])) for token in ids[start:])
+        decoded = made and [[one.text for one in row] for row in made]
+        return Grid(self.layers, tokens, hits, written, ahead, decoded)
+
+    @staticmethod
+    def _hits(cells: list[list[Decoded]], names: Names, leads: set[int]) -> Bool[Tensor, "P L"]:
+        return torch.tensor([[said(one.text, names) or one.lead in leads for one in row] for row in cells])
 
     def tells_apart(self, base: Names, counter: Names) -> bool:
         """Whether the reader can tell two beliefs apart: to the lens they must begin with different tokens."""
