@@ -1,6 +1,6 @@
 """The figures of the routing card: the same small sparse decoder trained under every way of routing, and the fronts of two sweeps.
 
-    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing [--only recipes sweeps] [--recipes none aux] [--quick]
+    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing [--only recipes sweeps] [--recipes none] [--quick]
     python experiments/routing.py --output-dir runs/routing --table
     python experiments/routing.py --planted
 
@@ -128,9 +128,7 @@ def main() -> int:
         return 0
     if not args.table:
         torch.set_num_threads(1)
-        wanted = [
-            (name, RECIPES[name], seed) for seed in args.seeds for name in args.recipes if "recipes" in args.only
-        ]
+        wanted = [(name, RECIPES[name], seed) for seed in args.seeds for name in args.recipes if "recipes" in args.only]
         wanted += [(name, routing, args.seeds[0]) for name, routing in SWEPT.items() if "sweeps" in args.only]
         for name, routing, seed in wanted:
             print(name, seed, flush=True)

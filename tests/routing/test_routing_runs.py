@@ -10,6 +10,7 @@ from torch.nn import functional
 import pico
 from records import results
 from shammie.core.errors import UnsupportedModelError
+from shammie.core.loss import token_losses
 from shammie.core.model import LanguageModel
 from shammie.core.schedule import TrainSettings
 from shammie.core.windows import cut_windows
@@ -22,7 +23,7 @@ from shammie.routing.reading import read_routing, sparse_layers
 from shammie.routing.settings import RECIPES, Shape
 from shammie.routing.specialization import explained, specialization_records
 from shammie.routing.tokens import byte_tokenizer
-from shammie.routing.training import balancing, token_loss, train
+from shammie.routing.training import balancing, train
 
 FAMILIES = (*pico.SPARSE, "ours")
 SMALL = Shape(layers=2, width=16, heads=2, experts=4, chosen=2, neurons=8)
@@ -179,8 +180,8 @@ def test_the_loss_is_the_models_own_and_the_vocabulary_is_never_whole(monkeypatc
     made = make_model(SMALL, RECIPES["none"], byte_tokenizer())
     ids = torch.randint(2, 250, (3, 9), generator=torch.Generator().manual_seed(0))
     states = made.model(input_ids=ids[:, :-1]).last_hidden_state
-    monkeypatch.setattr("shammie.routing.training._HEAD_BYTES", 4 * 258 * 5)
-    found = token_loss(made.lm_head, states.flatten(0, 1), ids[:, 1:].flatten())
+    monkeypatch.setattr("shammie.core.loss._HEAD_BYTES", 4 * 258 * 5)
+    found = token_losses(made.lm_head, states.flatten(0, 1), ids[:, 1:].flatten(), 260).sum()
     wanted = functional.cross_entropy(
         made(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
     )

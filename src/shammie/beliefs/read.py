@@ -110,11 +110,12 @@ class GridReader:
             looked = [self._looked(*pair) for pair in zip(states, firsts, strict=True)]
             decoded = self._decoded(torch.cat(states), torch.cat(looked))
             cuts = list(itertools.accumulate((len(own) for own in states), initial=0))
-            made = [decoded[a:b] for a, b in itertools.pairwise(cuts)]
+            parts = [decoded[a:b] for a, b in itertools.pairwise(cuts)]
             found = [
                 {name: self._hits(cells, names, self._leads(leads[name])) for name, names in own.items()}
-                for cells, own, leads in zip(made, beliefs, firsts, strict=True)
+                for cells, own, leads in zip(parts, beliefs, firsts, strict=True)
             ]
+            made = list(parts)
         return [self._grid(*parts) for parts in zip(texts, beliefs, found, made, strict=True)]
 
     def _grid(
@@ -126,7 +127,7 @@ class GridReader:
         written = {name: _since(own, start, len(ids)) for name, own in stretches.items()}
         ahead = {name: _ahead(own, start, len(ids)) for name, own in stretches.items()}
         tokens = tuple(str(self.model.tokenizer.decode([token])) for token in ids[start:])
-        decoded = made and [[one.text for one in row] for row in made]
+        decoded = None if made is None else [[one.text for one in row] for row in made]
         return Grid(self.layers, tokens, hits, written, ahead, decoded)
 
     @staticmethod

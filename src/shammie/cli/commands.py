@@ -95,6 +95,18 @@ COMMANDS: dict[str, Command] = {
     "recall run": Command("shammie.recall.config", "RecallRun", "ask questions with and without reasoning, many times"),
     "recall report": Command("shammie.recall.config", "RecallReport", "say whether and why reasoning helps recall"),
     "recall select": Command("shammie.recall.config", "RecallSelect", "answer by vote among traces with clean facts"),
+    "thinking-states train": Command(
+        "shammie.thinking_states.config", "ThinkingTrain", "teach a model to think while it reads, or a peer to reason"
+    ),
+    "thinking-states evaluate": Command(
+        "shammie.thinking_states.config", "ThinkingEvaluate", "measure answers, thoughts, and whether states cause them"
+    ),
+    "thinking-states think": Command(
+        "shammie.thinking_states.config", "ThinkingThink", "read a text and show every thought beside it"
+    ),
+    "thinking-states compare": Command(
+        "shammie.thinking_states.config", "ThinkingCompare", "set ways of reasoning side by side"
+    ),
     "sekd evaluate": Command("shammie.sekd.config", "SekdEvaluate", "measure a student beside its teacher"),
 }
 
@@ -108,6 +120,7 @@ POWER: dict[str, str] = {  # room -> "module:NAME" of its core.power.PowerTest
     "routing": "shammie.routing.planted:POWER",
     "rotate": "shammie.rotate.planted:POWER",
     "sekd": "shammie.sekd.planted:POWER",
+    "thinking-states": "shammie.thinking_states.planted:POWER",
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shammie.core.errors import DataError, SiteError, UnsupportedModelError
 from shammie.core.site import Site
@@ -78,6 +78,13 @@ FAMILIES: dict[str, Family] = {
     "shammie_moe": _SPARSE,
     "gpt_oss": replace(_SPARSE, router="mlp.router", interleaved=True),
 }  # fmt: skip
+WRAPPERS = ("shammie_thinking",)
+"""Model types of our own around a decoder, their `backbone`, whose row is theirs one module down."""
+
+
+def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the decoder itself."""
+    return config.backbone if config.model_type in WRAPPERS else config
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class Anatomy:
 
     def __init__(self, module: PreTrainedModel) -> None:
         self.module = module
-        self.config = module.config
+        self.config = decoder_config(module.config)
         self.model_type = str(self.config.model_type)
         if self.model_type not in FAMILIES:
             raise UnsupportedModelError(
@@ -132,6 +139,9 @@ class Anatomy:
                 f"supported: {', '.join(sorted(FAMILIES))}"
             )
         self.family = FAMILIES[self.model_type]
+        if self.config is not module.config:
+            body, unembedding = f"backbone.{self.family.body}", f"backbone.{self.family.unembedding}"
+            self.family = replace(self.family, body=body, unembedding=unembedding)
         self._refuse_variants()
         self.body = self._get(module, self.family.body)
         self.layers = list(self._get(self.body, self.family.layers).children())

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from shammie.core import bundled, files, gguf
-from shammie.core.anatomy import FAMILIES, Anatomy
+from shammie.core.anatomy import FAMILIES, Anatomy, decoder_config
 from shammie.core.errors import (
     DataError,
     MissingFileError,
@@ -35,7 +35,7 @@ from shammie.core.errors import (
     UnsupportedModelError,
 )
 
-OWN_TYPES = {"shammie_moe": "shammie.routing.modeling"}
+OWN_TYPES = {"shammie_moe": "shammie.routing.modeling", "shammie_thinking": "shammie.thinking_states.modeling"}
 """Model types that transformers does not know, and where they are."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -157,9 +157,9 @@ def _read(
         with _reading(weights, "config"):
             _register(weights, **revision)
             config = AutoConfig.from_pretrained(weights, trust_remote_code=False, **revision)
-        if config.model_type not in FAMILIES:
+        if (kind := decoder_config(config).model_type) not in FAMILIES:
             raise UnsupportedModelError(
-                f"{weights} is of model type {config.model_type!r}, which has no anatomy row; "
+                f"{weights} is of model type {kind!r}, which has no anatomy row; "
                 f"supported: {', '.join(sorted(FAMILIES))}"
             )
         with _reading(weights, "config or weights"):

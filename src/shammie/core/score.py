@@ -96,7 +96,7 @@ def target_log_probs(
 
 
 def _cache_bytes_per_token(model: LanguageModel) -> int:
-    config = model.module.config
+    config = model.anatomy.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * len(model.anatomy.layers) * heads * width * model.dtype.itemsize)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from shammie.core.loss import token_losses
 from shammie.core.schedule import TrainSettings
 from shammie.core.train import Training
 from shammie.core.windows import Windows
@@ -19,8 +18,6 @@ from shammie.routing import equations as eq
 from shammie.routing.modeling import ShammieMoeForCausalLM
 from shammie.routing.routers import Routed, Tally
 from shammie.routing.settings import RoutingSettings
-
-_HEAD_BYTES = 2**26  # of logits that are held at once
 
 
 class Learner(nn.Module):
@@ -33,7 +30,8 @@ class Learner(nn.Module):
     def forward(self, ids: Int[Tensor, "B L"], valid: Bool[Tensor, "B P"]) -> Float[Tensor, ""]:
         """Sum of the next-token losses at the valid positions, in nats."""
         states = self.model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        return token_loss(self.model.lm_head, states[valid], ids[:, 1:][valid])
+        head = self.model.lm_head
+        return token_losses(head, states[valid], ids[:, 1:][valid], head.weight.shape[0]).sum()
 
 
 def train(
@@ -66,18 +64,6 @@ def train(
                 tally.apply()
             sums = training.sum(torch.tensor([float(plain), count], dtype=torch.float64))
             training.log({"token_loss": float(sums[0] / sums[1]), **load_figures([tally.loads for tally in tallies])})
-
-
-def token_loss(head: nn.Module, states: Float[Tensor, "N D"], targets: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Sum of cross-entropies in float32, a block of rows at a time, whose logits backward makes anew."""
-    rows = max(1, _HEAD_BYTES // (4 * head.weight.shape[0]))  # type: ignore[index]
-
-    def block(own: Tensor, wanted: Tensor) -> Tensor:
-        return functional.cross_entropy(head(own).float(), wanted, reduction="sum")
-
-    parts = zip(states.split(rows), targets.split(rows), strict=True)
-    found = [checkpoint(block, own, wanted, use_reentrant=False) for own, wanted in parts]
-    return torch.stack(found).sum() if found else states.sum() * 0
 
 
 def balancing(

@@ -33,6 +33,7 @@ CHAPTERS: dict[str, str] = {
     "beliefs": "shammie.beliefs.tour",
     "bonafide": "shammie.bonafide.tour",
     "routing": "shammie.routing.tour",
+    "thinking-states": "shammie.thinking_states.tour",
 }
 _SECONDS = {
     "who": 10,

@@ -1,0 +1,1 @@
+"""Reasoning while reading: a thought every few tokens, fed back as a state; its peers under the same interface."""
