@@ -42,7 +42,7 @@ class ThinkingTrain:
     jumps: float = 300.0
     """Size of random jumps of positions in training, so that longer texts than those trained on can be read; 0 for none."""
     check_every: int = 100
-    """Steps between checks; training ends when all checked problems are right."""
+    """Steps between checks; training ends when all checked problems are right. 0 checks nothing and trains to the last step."""
     checked: int = 200
     """Problems of a check, as long as those trained on."""
     lengths: tuple[int, ...] = ()
@@ -68,9 +68,10 @@ class ThinkingTrain:
         """Make the model and the problems."""
         from shammie.thinking_states.running import prepare_train
 
-        if min(self.operations, self.problems, self.check_every, self.checked, self.tested, *self.lengths, 1) < 1:
+        counts = (self.operations, self.problems, self.checked, self.tested, *self.lengths)
+        if min(counts) < 1 or min(self.check_every, self.jumps) < 0:
             raise ShammieError(
-                "--operations, --problems, --check-every, --checked, --tested and --lengths must be at least 1"
+                "--operations, --problems, --checked, --tested, --lengths are at least 1, --check-every and --jumps not negative"
             )
         return prepare_train(self)
 

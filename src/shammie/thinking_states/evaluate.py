@@ -68,9 +68,13 @@ def _batch(
         thoughts = stepper.found.thoughts
     else:
         made = complete(reasoner.model, prompts, jobs, settings, stepper=reasoner.stepper())
-    for completion, own in zip(made, thoughts, strict=True):
-        text = reasoner.answer(completion.tokens) if completion.finish == "end" else None
-        yield Answered(text, len(completion.tokens), tuple(map(tuple, own)))
+    for completion, own, example in zip(made, thoughts, examples, strict=True):
+        limit, written = (
+            reasoner.longest(example),
+            len(completion.tokens),
+        )  # a question's own, whatever it is batched with
+        text = reasoner.answer(completion.tokens) if completion.finish == "end" and written <= limit else None
+        yield Answered(text, min(written, limit), tuple(map(tuple, own)))
 
 
 def accuracy(reasoner: Reasoner, examples: Sequence[Example]) -> float:

@@ -108,5 +108,6 @@ class Layout:
         if unknown is not None and unknown in ids:
             known = self.tokenizer.get_vocab()
             word = next((word for word in text.split() if word not in known), text)
-            raise DataError(f"the model has no word {word!r}; it knows {', '.join(sorted(known)[:60])}")
+            own = sorted(known.keys() - {*self.tokenizer.all_special_tokens, STEPS.strip(), ANSWER.strip()})
+            raise DataError(f"the model has no word {word!r}; it knows {' '.join(own[:60])}")
         return tuple(int(token) for token in ids)

@@ -65,11 +65,12 @@ def scratch(
 
 def train(
     reasoner: Reasoner, source: Source, items: int, settings: TrainSettings, directory: Path, *,
-    check: Callable[[], float] | None = None, every: int = 100, resume: bool = False,
+    check: Callable[[], float], every: int = 0, resume: bool = False,
 ) -> None:  # fmt: skip
     """Train in place; `directory` holds metrics.jsonl and checkpoints.
 
-    `check` measures accuracy on problems like those trained on, `every` so many steps; at 1 the training ends (paper: until 100 %).
+    `check` measures accuracy on problems like those trained on, every so many steps (0: never); at 1 training ends (paper: until
+    100 %).
     Errors: RunError where `directory` holds another training; NonFiniteError for a loss that is not finite.
     """
     with Training(directory, reasoner.model.module, settings, items, resume=resume) as training:
@@ -84,7 +85,7 @@ def train(
                 training.backward(found.total, found.weight)
                 shown.append(found.parts)
             training.log({name: sum(parts[name] for parts in shown) / len(shown) for name in shown[0]})
-            if check is not None and (step.number + 1) % every == 0:
+            if every and (step.number + 1) % every == 0:
                 accuracy = check()
                 training.log({"accuracy": accuracy})
                 training.stopped = accuracy == 1

@@ -1,0 +1,164 @@
+"""The figures of the thinking_states card: how far each way of reasoning carries, what it costs, and what the pieces are for.
+
+    python experiments/thinking_states.py --output-dir runs/thinking [--only lengths reasoning ablations] [--quick]
+    python experiments/thinking_states.py --output-dir runs/thinking --only pretrained --model smollm2-135m
+    python experiments/thinking_states.py --output-dir runs/thinking --table
+
+Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
+trained up to N operations and tested on N to ten times N; hops and stories with all five methods. A run a directory, each
+`shammie thinking-states train`; run it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from shammie.cli.running import execute
+from shammie.core.run import read_run
+from shammie.core.schedule import TrainSettings
+from shammie.thinking_states.config import ThinkingCompare, ThinkingTrain
+from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
+
+PARTS = ("lengths", "reasoning", "ablations", "pretrained")
+METHODS = ("thinking", "cot", "direct", "icot", "coconut")
+STEPS = {"parity": 600, "variables": 3000, "hops": 4000, "stories": 3000}
+SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
+CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
+TESTED = {
+    "parity": (1, 2, 4, 10),
+    "variables": (1, 2, 4, 10),
+    "hops": (),
+    "stories": (1, 2),
+}  # times the longest trained on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training."""
+
+    task: str
+    method: str
+    seed: int
+    operations: int = 4
+    thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
+    name: str = ""
+    model: str | None = None
+
+    @property
+    def place(self) -> str:
+        parts = [self.name or self.task, self.method, str(self.operations), str(self.seed)]
+        return "--".join(parts)
+
+
+def plans(args: argparse.Namespace) -> Iterator[Plan]:
+    """What is trained, the cheapest parts first."""
+    seeds = args.seeds
+    if "lengths" in args.only:
+        for task in ("parity", "variables"):
+            for operations in (10, 20, 40):
+                for seed in seeds:
+                    for method in METHODS[:3]:
+                        yield Plan(task, method, seed, operations, ThinkingSettings(CHUNKS[task]))
+    if "reasoning" in args.only:
+        for task in ("hops", "stories"):
+            for seed in seeds:
+                for method in METHODS:
+                    yield Plan(task, method, seed, 3, ThinkingSettings(CHUNKS[task]))
+    if "ablations" in args.only:
+        base = ThinkingSettings(CHUNKS["variables"])
+        changed = {
+            **{f"chunk-{n}": replace(base, chunk=n) for n in (2, 4, 8, 16)},
+            **{f"extract-{n}": replace(base, extract=n) for n in (1, 3)},
+            "trivial-end": replace(base, trivial="end"),
+        }
+        for name, thinking in changed.items():
+            yield Plan("variables", "thinking", seeds[0], 10, thinking, name)
+    if "pretrained" in args.only:
+        for seed in seeds:
+            for method in METHODS[:3]:
+                yield Plan("stories", method, seed, 3, ThinkingSettings(8), "pretrained", args.model)
+
+
+def train(args: argparse.Namespace, plan: Plan) -> None:
+    """One training, unless it is there."""
+    steps = 10 if args.quick else args.steps or STEPS[plan.task]
+    own = plan.model is not None
+    training = TrainSettings(
+        steps, 8 if own or args.quick else 64, 5e-5 if own else 2e-3, warmup=0.05, schedule="cosine", floor=0.05,
+        checkpoint_every=max(1, steps // 10), seed=plan.seed,
+    )  # fmt: skip
+    config = ThinkingTrain(
+        plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0,
+        lengths=tuple(plan.operations * times for times in TESTED[plan.task]), tested=10 if args.quick else 200,
+        shape=SHAPES.get(plan.task, Shape()), thinking=plan.thinking, reasoning=MethodSettings(plan.method, most=8),
+        training=training, resume=True,
+    )  # fmt: skip
+    execute("thinking-states train", config, args.output_dir / plan.place)
+
+
+def table(directory: Path) -> None:
+    """Accuracy by length, means over seeds with their range; thoughts and forward passes beside it."""
+    found: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for place in sorted(directory.glob("*--*")):
+        record = read_run(place)
+        if record.status != "finished":
+            continue
+        name = place.name.rpartition("--")[0]
+        for r in record.results:
+            if r["kind"] == "accuracy":
+                own = found.setdefault((name, r["length"]), {})
+                own.setdefault("accuracy", []).append(r["accuracy"]["value"])
+                own.setdefault("unread", []).append(r["unread"])
+            if r["kind"] == "thoughts":
+                for kind in ("forced", "free"):
+                    found[name, r["length"]].setdefault(kind, []).append(r[kind]["value"])
+    columns = ("accuracy", "unread", "forced", "free")
+    print("| run | operations | seeds | " + " | ".join(columns) + " |\n" + "|---" * (3 + len(columns)) + "|")
+    for (name, length), own in sorted(found.items()):
+        cells = [_cell(own.get(column, [])) for column in columns]
+        print(f"| {name} | {length} | {len(own['accuracy'])} | " + " | ".join(cells) + " |")
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.3f}{spread}"
+
+
+def main() -> int:
+    """Train what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/thinking"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS[:3])
+    parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--model", default="smollm2-135m", help="of the part pretrained")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="instead of each task's own")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if not args.table:
+        torch.set_num_threads(1)
+        wanted = [plan for plan in plans(args) if plan.task in args.tasks and plan.method in args.methods]
+        for plan in wanted:
+            print(plan.place, flush=True)
+            train(args, plan)
+        for task in dict.fromkeys(plan.task for plan in wanted if not plan.name):
+            for operations in dict.fromkeys(plan.operations for plan in wanted if plan.task == task and not plan.name):
+                runs = tuple(sorted(args.output_dir.glob(f"{task}--*--{operations}--*")))
+                place = args.output_dir / f"compared-{task}-{operations}-{len(runs)}"
+                execute("thinking-states compare", ThinkingCompare(runs=runs, resume=True), place)
+    table(args.output_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
