@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LAUNCHED = {"sekd_processes.py", "routing_processes.py"}  # on several processes, by the rooms' test_*_processes.py
+LAUNCHED = {
+    "sekd_processes.py",
+    "routing_processes.py",
+    "thinking_states_processes.py",
+}  # on several processes, by the rooms' test_*_processes.py
 PATHS = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in LAUNCHED]
 
 

@@ -162,8 +162,11 @@ class ShammieThinkingForCausalLM(PreTrainedModel):
         zero = self.settings.trivial == "zero"
         kept = [row for row, thought in enumerate(thoughts) if thought or not zero]
         states = torch.zeros(len(thoughts), chunk, self.anatomy.width, device=device)
+        gain = 1.0
         if not kept:
-            return states
+            if not torch.is_grad_enabled():
+                return states
+            kept, gain = [0], 0.0  # in training the block is called always: weights may be spread over processes
         width = max(chunk, *(len(thoughts[row]) + 1 for row in kept))
         ids = torch.full((len(kept), width), self.end)
         for place, row in enumerate(kept):
@@ -171,7 +174,7 @@ class ShammieThinkingForCausalLM(PreTrainedModel):
         lengths = torch.tensor([len(thoughts[row]) + 1 for row in kept])
         real = torch.arange(width) < lengths[:, None]
         made = self._block(self.compressor, embedding(ids.to(device)), eq.compressing_mask(real.to(device)))
-        own = eq.last_real(made, lengths.to(device), chunk)
+        own = gain * eq.last_real(made, lengths.to(device), chunk)
         return states.to(own.dtype).index_copy(0, torch.tensor(kept, device=device), own)
 
     @staticmethod

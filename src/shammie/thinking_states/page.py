@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shammie.report import (
     Block,
     Figure,
+    Number,
     Prose,
     Section,
     Table,
@@ -134,14 +135,14 @@ def accuracy_blocks(records: Sequence[Record]) -> list[Block]:
         "operations",
         "right answers",
         "no answer",
-        *(["thoughts, after gold ones", "after its own"] if thoughts else []),
+        *(["thoughts, after right ones", "after its own"] if thoughts else []),
     ]
     blocks: list[Block] = []
     if len(found) > 1:
         curves = {"answers": [sample(r["length"], r["accuracy"]) for r in found]}
         if thoughts:
-            curves |= {"thoughts after gold ones": [sample(n, r["forced"]) for n, r in thoughts.items()]}
-            curves |= {"thoughts after its own": [sample(n, r["free"]) for n, r in thoughts.items()]}
+            curves |= {"after right thoughts": [sample(n, r["forced"]) for n, r in thoughts.items()]}
+            curves |= {"after its own": [sample(n, r["free"]) for n, r in thoughts.items()]}
         chart = line_chart(curves, x_label="operations", y_label="share that is right", y_limits=(0, 1))
         blocks.append(Figure(chart, "Accuracy by length"))
     return [*blocks, Table(heads, rows)]
@@ -152,10 +153,16 @@ def state_blocks(records: Sequence[Record]) -> list[Block]:
     found = of_kind(records, "causal")
     if not found:
         return [Prose("There are no states here, or no two questions that could swap them.")]
-    bars = [number(f"{r['states']} states: own answer", r["accuracy"]) for r in found]
-    bars += [number(f"{r['states']} states: the other question's", r["donor"]) for r in found]
+    bars = causal_bars(found)
     note = "Given another question's states, a model that reasons by them gives that question's answer."
     return [Figure(interval_bars(bars, limits=(0, 1)), "Whose answer?", note)]
+
+
+def causal_bars(found: Sequence[Record]) -> list[Number]:
+    """Share of own answers and of the other question's, under each kind of states."""
+    named = {"own": "its own states", "none": "no states", "another's": "another's states"}
+    kinds = {"accuracy": "own answer", "donor": "the other's answer"}
+    return [number(f"{named[r['states']]}: {kinds[kind]}", r[kind]) for kind in kinds for r in found]
 
 
 def thought_blocks(shown: Sequence[Record]) -> list[Block]:

@@ -52,18 +52,18 @@ class Reader:
         lengths = torch.tensor([len(ids) for ids in questions], device=device)
         counts = eq.chunk_counts(lengths, self.chunk)
         most = int(counts.max())
-        blank = states is None
+        thinks = states is None
         if states is None:
             trivial = self.module.compress([[]])[0].to(self.model.dtype)  # what is assumed until a thought is known
             states = trivial.expand(len(questions), most + 1, -1, -1).clone()
             states[:, 0] = 0
         found = Read(KeyValues.empty(len(questions), device), [[] for _ in questions], states)
         done = torch.zeros_like(counts)  # chunks that are read for good
-        ahead = torch.ones_like(counts) if blank and self.prefill == "sequential" else counts
+        ahead = torch.ones_like(counts) if thinks and self.prefill == "sequential" else counts
         while bool((done < counts).any()):
             until = torch.minimum(done + ahead, counts)
             hidden = self._advance(found, questions, done * self.chunk, torch.minimum(until * self.chunk, lengths))
-            if not blank:
+            if not thinks:
                 break
             before, done = done, self._think(found, hidden, done, until, lengths)
             if self.prefill == "speculative":

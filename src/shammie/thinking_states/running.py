@@ -104,7 +104,7 @@ def prepare_train(config: ThinkingTrain) -> Task:
         "chunks a question": sum(len(e.thoughts) for e in checked) / len(checked),
         "weights": f"{sum(p.numel() for p in reasoner.model.module.parameters()):,}",
     }  # fmt: skip
-    inputs = {"problems": corpus.identity, "model": None if config.model is None else reasoner.model.name}
+    inputs = {"problems": corpus.identity, "model": None if config.model is None else reasoner.model.hash}
     return Task(inputs, lambda: estimate, execute)
 
 

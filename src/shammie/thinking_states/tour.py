@@ -14,11 +14,10 @@ from shammie.report import (
     Table,
     interval_bars,
     line_chart,
-    number,
     of_kind,
     sample,
 )
-from shammie.thinking_states.page import thought_blocks
+from shammie.thinking_states.page import causal_bars, thought_blocks
 
 Record = dict[str, Any]
 TASK = "parity"
@@ -60,9 +59,7 @@ def draw(records: list[Record]) -> list[Block]:
         "thoughts": [sample(r["length"], r["free"]) for r in thoughts],
     }
     chart = line_chart(curves, x_label="operations", y_label="share that is right", y_limits=(0, 1), reference=0.5)
-    swapped = of_kind(records, "causal")
-    bars = [number(f"{r['states']} states: own answer", r["accuracy"]) for r in swapped]
-    bars += [number(f"{r['states']} states: the other question's", r["donor"]) for r in swapped]
+    bars = causal_bars(of_kind(records, "causal"))
     rows = [[r["prefill"], r["decoder"], r["blocks"]] for r in of_kind(records, "passes")]
     return [
         Prose(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from shammie.core.model import LanguageModel
 from shammie.core.schedule import TrainSettings
 from shammie.core.train import Training
 from shammie.thinking_states.coconut import Coconut
-from shammie.thinking_states.methods import Plain, Reasoner, Thinking
+from shammie.thinking_states.methods import Loss, Plain, Reasoner, Thinking
 from shammie.thinking_states.modeling import thinkable, wrap
 from shammie.thinking_states.problems import Example, Layout
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
@@ -63,6 +64,18 @@ def scratch(
     return make_reasoner(backbone, method, thinking, jumps)
 
 
+class Learner(nn.Module):
+    """A model with its loss, called as a whole, which is what weights that are spread over processes ask for."""
+
+    def __init__(self, reasoner: Reasoner) -> None:
+        super().__init__()
+        self.module, self.reasoner = reasoner.model.module, reasoner
+
+    def forward(self, examples: Sequence[Example], progress: float, generator: torch.Generator) -> Loss:
+        """The loss of some examples."""
+        return self.reasoner.loss(examples, progress, generator)
+
+
 def train(
     reasoner: Reasoner, source: Source, items: int, settings: TrainSettings, directory: Path, *,
     check: Callable[[], float], every: int = 0, resume: bool = False,
@@ -73,7 +86,8 @@ def train(
     100 %).
     Errors: RunError where `directory` holds another training; NonFiniteError for a loss that is not finite.
     """
-    with Training(directory, reasoner.model.module, settings, items, resume=resume) as training:
+    learner = Learner(reasoner)
+    with Training(directory, learner, settings, items, resume=resume) as training:
         for step in training:
             if reasoner.restart(step.number, settings.steps):
                 training.optimizer.state.clear()
@@ -81,7 +95,7 @@ def train(
             shown: list[dict[str, Any]] = []
             for piece in step.pieces:
                 with training.autocast():
-                    found = reasoner.loss([source(item) for item in piece], step.number / settings.steps, generator)
+                    found = learner([source(item) for item in piece], step.number / settings.steps, generator)
                 training.backward(found.total, found.weight)
                 shown.append(found.parts)
             training.log({name: sum(parts[name] for parts in shown) / len(shown) for name in shown[0]})
