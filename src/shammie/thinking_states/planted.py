@@ -1,6 +1,7 @@
-"""Planted truth: a model that is known to answer from its states, of which only some questions get another's.
+"""Planted truth: a model that is known to answer from its states, of which some questions get none and some get another's.
 
-The check that must find it is `evaluate.causal`'s: how often an answer is that of the question whose states were put in.
+The check that must find the latter is `evaluate.causal`'s: how often an answer is that of the question whose states were put in. A
+question without states is guessed, so that half of those follow the other question by chance.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shammie.thinking_states.problems import Example
 from shammie.thinking_states.running import open_reasoner
 from shammie.thinking_states.tasks import TASKS
 
-QUESTIONS, OPERATIONS = 12, 5
+QUESTIONS, OPERATIONS, WITHOUT = 40, 4, 0.5
 
 
 @cache
@@ -39,12 +40,13 @@ def pair(seed: int, number: int) -> tuple[Example, Example]:
 
 
 def followed(share: float, seed: int) -> float:
-    """Share of answers that are the other question's, where each question gets the other's states with a chance of `share`."""
+    """Share of answers that are the other question's, where a question that keeps its states gets the other's by that chance."""
     model, draw = reasoner(), random.Random(f"share/{seed}")
     pairs = [pair(seed, number) for number in range(QUESTIONS)]
     given = [other if draw.random() < share else one for one, other in pairs]
+    kept = torch.tensor([draw.random() >= WITHOUT for _ in pairs])
     with torch.no_grad():
-        states = model.gold_states(given)
+        states = model.gold_states(given) * kept[:, None, None, None]
     made = answers(model, [one for one, _ in pairs], states=states)
     return sum(one.right(other) for one, (_, other) in zip(made, pairs, strict=True)) / QUESTIONS
 
@@ -53,5 +55,5 @@ def _score(level: float | None, seed: int) -> float:
     return followed(level or 0.0, seed)
 
 
-MIDDLE = 0.3
-POWER = PowerTest(_score, (0.6, 0.45, MIDDLE, 0.2, 0.1, 0.05), MIDDLE)
+MIDDLE = 0.6
+POWER = PowerTest(_score, (0.75, MIDDLE, 0.45, 0.3, 0.15), MIDDLE)
