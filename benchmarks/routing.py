@@ -15,7 +15,6 @@ from pathlib import Path
 
 import common
 import torch
-from torch import Tensor
 from transformers import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
@@ -49,58 +48,86 @@ def measure_step(report: common.Report, rounds: int) -> None:
     report.add(common.Line("training step, K-Means / balancing loss", measured, 1.03, seconds=seconds))
 
 
-def block(make: Callable[[], Tensor], learned: list[Tensor], wanted: Tensor) -> None:
-    """Forward and backward."""
-    torch.autograd.grad(make(), learned, wanted)
+class Sides:
+    """One size: our block and each of transformers' paths, with the same weights, and what they are given."""
+
+    def __init__(self, size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        rows, self.width, self.neurons, self.experts = size
+        self.dtype, self.tokens = dtype, rows // CHOSEN
+        noise = torch.Generator().manual_seed(0)
+        self.states, self.wanted = (torch.randn(self.tokens, self.width, generator=noise).to(dtype) for _ in range(2))
+        self.index = torch.rand(self.tokens, self.experts, generator=noise).topk(CHOSEN, dim=-1).indices
+        self.weights = torch.full((self.tokens, CHOSEN), 1 / CHOSEN, dtype=dtype).requires_grad_()
+        self.states.requires_grad_()
+        self.ours = Experts(self.width, self.neurons, self.experts).to(dtype)
+        with torch.no_grad():
+            for weight in self.ours.parameters():
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=noise))
+        copied = rows * self.neurons * self.width * dtype.itemsize  # batched_mm copies a weight a row
+        self.paths = ("eager", "batched_mm", "grouped_mm") if copied < 2**32 else ("eager", "grouped_mm")
+
+    def choose(self) -> None:
+        """Take the path that is fastest for ours."""
+        self.ours.use(fastest(self.tokens, CHOSEN, self.ours.gate_up_proj, self.ours.down_proj, backward=True)[0])
+
+    def theirs(self, path: str) -> OlmoeExperts:
+        """Transformers' experts along a path."""
+        config = OlmoeConfig(
+            hidden_size=self.width, intermediate_size=self.neurons, num_experts=self.experts, num_experts_per_tok=CHOSEN
+        )
+        config._experts_implementation = path
+        made = OlmoeExperts(config).to(self.dtype)
+        made.load_state_dict(self.ours.state_dict())
+        return made
+
+    def run(self, module: torch.nn.Module) -> None:
+        """Forward and backward of one block."""
+        learned = [self.states, self.weights, *module.parameters()]
+        torch.autograd.grad(module(self.states, self.index, self.weights), learned, self.wanted)
 
 
 def measure_block(report: common.Report, rounds: int, size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     """One size: ours, and each of transformers' paths."""
-    rows, width, neurons, experts = size
-    noise = torch.Generator().manual_seed(0)
-    tokens = rows // CHOSEN
-    states, wanted = (torch.randn(tokens, width, generator=noise).to(dtype) for _ in range(2))
-    index = torch.rand(tokens, experts, generator=noise).topk(CHOSEN, dim=-1).indices
-    weights = torch.full((tokens, CHOSEN), 1 / CHOSEN, dtype=dtype).requires_grad_()
-    states.requires_grad_()
-    ours = Experts(width, neurons, experts).to(dtype)
-    with torch.no_grad():
-        for weight in ours.parameters():
-            weight.copy_(0.02 * torch.randn(weight.shape, generator=noise))
-    ours.use(fastest(tokens, CHOSEN, ours.gate_up_proj, ours.down_proj, backward=True)[0])
-    sides: dict[str, Callable[[], None]] = {
-        "ours": partial(block, lambda: ours(states, index, weights), [states, weights, *ours.parameters()], wanted)
-    }
-    for name in ("eager", "batched_mm", "grouped_mm"):
-        config = OlmoeConfig(
-            hidden_size=width, intermediate_size=neurons, num_experts=experts, num_experts_per_tok=CHOSEN
-        )
-        config._experts_implementation = name
-        theirs = OlmoeExperts(config).to(dtype)
-        theirs.load_state_dict(ours.state_dict())
-        gap = (theirs(states, index, weights) - ours(states, index, weights)).abs().max().item()
+    own = Sides(size, dtype)
+    own.choose()
+    sides: dict[str, Callable[[], None]] = {"ours": partial(own.run, own.ours)}
+    for name in own.paths:
+        theirs = own.theirs(name)
+        given = (own.states, own.index, own.weights)
+        gap = (theirs(*given) - own.ours(*given)).abs().max().item()
         assert gap < (1e-4 if dtype == torch.float32 else 2e-2), f"{name} differs by {gap}"
-        if name != "batched_mm" or rows * neurons * width * dtype.itemsize < 2**32:  # it copies a weight a row
-            sides[name] = partial(
-                block,
-                lambda theirs=theirs: theirs(states, index, weights),
-                [states, weights, *theirs.parameters()],
-                wanted,
-            )
+        sides[name] = partial(own.run, theirs)
     seconds = common.interleaved(sides, rounds, label=f"{size} {dtype}")
     label = f"{'x'.join(map(str, size))} {str(dtype).removeprefix('torch.')}"
-    best = min(
-        (name for name in sides if name != "ours"), key=lambda name: sorted(seconds[name])[len(seconds[name]) // 2]
-    )
+    best = min(own.paths, key=lambda name: sorted(seconds[name])[len(seconds[name]) // 2])
+    peaks = {}
+    if not report.args.no_memory:
+        named = {name: f"{label}:{name}:{own.ours.path}" for name in ("ours", *own.paths)}
+        found = common.peaks(__file__, list(named.values()))
+        peaks = {name: found[side] for name, side in named.items()}
     for name, goal in (("eager", 0.8), (best, 1.05)):
-        note = f"{ours.path}" + (f", best is {name}" if goal > 1 else "")
+        note = f"{own.ours.path}" + (f", best is {name}" if goal > 1 else "")
         measured = common.ratio(seconds["ours"], seconds[name])
-        report.add(common.Line(f"{label} / {name}", measured, goal, note=note, seconds=seconds))
+        memory = {"peak": peaks.get("ours"), "peak_other": peaks.get(name)}
+        report.add(common.Line(f"{label} / {name}", measured, goal, note=note, seconds=seconds, **memory))
+
+
+def print_peak(side: str) -> None:
+    """In a process of its own: the memory that a side's forward and backward add."""
+    label, name, path = side.split(":")
+    size, dtype = label.split()
+    own = Sides(tuple(map(int, size.split("x"))), getattr(torch, dtype))  # type: ignore[arg-type]
+    own.ours.use(path)  # type: ignore[arg-type]
+    module = own.ours if name == "ours" else own.theirs(name)
+    common.print_peak(partial(own.run, module), [own.ours, module])
 
 
 def main() -> int:
     args = common.arguments(__doc__.splitlines()[0], GROUPS).parse_args()
     torch.set_num_threads(1)
+    if args.peak:
+        print_peak(args.peak)
+        return 0
     report = common.Report("routing", args, {"threads": 1, "chosen": CHOSEN})
     rounds = 2 if args.quick else max(9, args.repeats)
     if "step" in args.only:

@@ -29,6 +29,7 @@ PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
 STEPS = {"parity": 600, "variables": 3000, "hops": 4000, "stories": 3000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
+WINDOWED = Shape(window=32)  # attention of 32 tokens, so that all that is further back must come by the states
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
 TESTED = {
     "parity": (1, 2, 4, 10),
@@ -76,6 +77,7 @@ def plans(args: argparse.Namespace) -> Iterator[Plan]:
             **{f"chunk-{n}": replace(base, chunk=n) for n in (2, 4, 8, 16)},
             **{f"extract-{n}": replace(base, extract=n) for n in (1, 3)},
             "trivial-end": replace(base, trivial="end"),
+            "window-32": base,
         }
         for name, thinking in changed.items():
             yield Plan("variables", "thinking", seeds[0], 10, thinking, name)
@@ -96,7 +98,7 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
     config = ThinkingTrain(
         plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0,
         lengths=tuple(plan.operations * times for times in TESTED[plan.task]), tested=10 if args.quick else 200,
-        shape=SHAPES.get(plan.task, Shape()), thinking=plan.thinking, reasoning=MethodSettings(plan.method, most=8),
+        shape=WINDOWED if plan.name == "window-32" else SHAPES.get(plan.task, Shape()), thinking=plan.thinking, reasoning=MethodSettings(plan.method, most=8),
         training=training, resume=True,
     )  # fmt: skip
     execute("thinking-states train", config, args.output_dir / plan.place)

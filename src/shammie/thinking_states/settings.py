@@ -76,7 +76,13 @@ class Shape:
     """Of attention."""
     neurons: int = 176
     """Of an MLP."""
+    window: int = 0
+    """Tokens that attention reaches back, 0 for all. States carry what is further back; a chain of thought must look there."""
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 1 or self.width % (2 * self.heads):
+        if (
+            min(self.layers, self.width, self.heads, self.neurons) < 1
+            or self.width % (2 * self.heads)
+            or self.window < 0
+        ):
             raise ShammieError("all sizes of a model must be at least 1, and --width a multiple of twice --heads")

@@ -27,9 +27,11 @@ _BLOCKS = 2  # layers of a thinking model beside its backbone's
 def make_backbone(
     shape: Shape, tokenizer: PreTrainedTokenizerBase, *, extra: int = 0, longest: int = 4096, seed: int = 0
 ) -> PreTrainedModel:
-    """A fresh decoder of Llama's kind in float32; `extra` layers beside the shape's. Same seed, same weights."""
+    """A fresh decoder of Llama's kind (Mistral's with a window) in float32, with `extra` layers more. Same seed, same weights."""
+    windowed = {"sliding_window": shape.window, "num_key_value_heads": shape.heads} if shape.window else {}
     config = AutoConfig.for_model(
-        "llama", vocab_size=len(tokenizer), hidden_size=shape.width, intermediate_size=shape.neurons,
+        "mistral" if shape.window else "llama", **windowed, vocab_size=len(tokenizer), hidden_size=shape.width,
+        intermediate_size=shape.neurons,
         num_hidden_layers=shape.layers + extra, num_attention_heads=shape.heads, max_position_embeddings=longest,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
