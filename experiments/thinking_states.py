@@ -98,8 +98,8 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
     config = ThinkingTrain(
         plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0,
         lengths=tuple(plan.operations * times for times in TESTED[plan.task]), tested=10 if args.quick else 200,
-        shape=WINDOWED if plan.name == "window-32" else SHAPES.get(plan.task, Shape()), thinking=plan.thinking, reasoning=MethodSettings(plan.method, most=8),
-        training=training, resume=True,
+        shape=WINDOWED if plan.name == "window-32" else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
+        reasoning=MethodSettings(plan.method, most=8), training=training, resume=True,
     )  # fmt: skip
     execute("thinking-states train", config, args.output_dir / plan.place)
 

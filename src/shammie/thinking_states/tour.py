@@ -68,7 +68,11 @@ def draw(records: list[Record]) -> list[Block]:
             "that come next. The thoughts never enter the text, and one can read them."
         ),
         *thought_blocks(of_kind(records, "shown")),
-        Figure(chart, "Far beyond what was trained on", "Trained on up to ten operations. Guessing gives one half."),
+        Figure(
+            chart,
+            "Far beyond what was trained on",
+            "Trained on up to ten operations. Attention reaches back 32 tokens, the rest comes by the states. Guessing gives one half.",
+        ),
         Figure(
             interval_bars(bars, limits=(0, 1)),
             "Whose answer?",
