@@ -21,6 +21,7 @@ ROOMS = (
     "beliefs",
     "bonafide",
     "routing",
+    "thinking-states",
 )  # whose own tests look at their records
 SOURCE = Path(__file__).parents[2] / "src"
 
