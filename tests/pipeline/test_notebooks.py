@@ -28,7 +28,7 @@ SETTINGS = {"factorizations": 3, "least_keyness": 0.0, "factorization": factoriz
     "bonafide": 'MODEL, PROBLEMS, TOKENS = "model", 2, 4',
     "recall": 'MODEL, QUESTIONS, KNOWLEDGE, LIMIT, SAMPLES, TRACE = "model", "geonames:countries", "geonames:", 2, 2, 12',
     "routing": "MODEL, STEPS, WINDOW = None, 3, 32",
-    "thinking_states": "STEPS, LENGTH, TESTED = 2, 2, 6",
+    "thinking_states": 'MODEL, STEPS, LENGTH, TESTED = "shipped", 2, 2, 6',
     "rotate": 'MODEL, LAYER, NEURONS, CONCEPT = "model", 1, range(6), "k"',
 }
 
