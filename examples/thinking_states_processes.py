@@ -12,8 +12,9 @@ import torch
 
 from shammie.core.schedule import TrainSettings
 from shammie.core.shard import whole
+from shammie.core.words import word_tokenizer
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
-from shammie.thinking_states.tasks import TASKS, word_tokenizer
+from shammie.thinking_states.tasks import TASKS
 from shammie.thinking_states.training import scratch, train
 
 name, method, output = sys.argv[1:4]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import pico
 from shammie.core.errors import DataError, ShammieError
+from shammie.core.words import word_tokenizer
 from shammie.thinking_states.align import aligned, judged, marked, numbers
 from shammie.thinking_states.data import load_problems, split
 from shammie.thinking_states.problems import Layout, Problem, Step
-from shammie.thinking_states.tasks import TASKS, held_out, hops, task_named, word_tokenizer
+from shammie.thinking_states.tasks import TASKS, held_out, hops, task_named
 
 
 def told(name, seed, length):

@@ -10,12 +10,13 @@ import pico
 from records import results
 from shammie.core.errors import ShammieError
 from shammie.core.schedule import TrainSettings
+from shammie.core.words import word_tokenizer
 from shammie.thinking_states.coconut import Coconut
 from shammie.thinking_states.evaluate import answers, causal, passes
 from shammie.thinking_states.methods import Plain, after_marker, removed
 from shammie.thinking_states.problems import Layout, Problem, Step
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
-from shammie.thinking_states.tasks import TASKS, word_tokenizer
+from shammie.thinking_states.tasks import TASKS
 from shammie.thinking_states.training import make_reasoner, scratch, train
 
 METHODS = ("thinking", "direct", "cot", "icot", "coconut")

@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,6 +21,7 @@ from shammie.core.edit import Edit, edited
 from shammie.core.model import LanguageModel, load
 from shammie.core.power import PowerTest
 from shammie.core.site import residual
+from shammie.core.words import END, word_tokenizer
 
 ENTITIES, VALUES = 16, 12
 FOLLOWED = ("neutral", "credible", "follow")
@@ -30,7 +30,7 @@ HELD = 2  # the layer, of four, whose states hold the belief while something els
 READ = ReadSettings(reader="lens", first_layer=0.7, last_layer=0.8, lens_rank=1)
 ASK = AskSettings(max_new_tokens=24, closing=" Answer:")
 _THOUGHT = "Well , let me think about this for a while before I say more ."
-_END, _STEPS, _BATCH, _RATE = "<end>", 260, 32, 5e-3
+_STEPS, _BATCH, _RATE = 260, 32, 5e-3
 
 
 def cases(seed: int = 0) -> list[Case]:
@@ -56,11 +56,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     text = " ".join(
         [*FRAMES.values(), ASK.asked, ASK.closing, _THOUGHT, "Someone spoke of What is ? . It is Text: Number: 1 2 3"]
     )
-    words = dict.fromkeys([*text.replace("$claim", " ").replace("$question", " ").split(), *names])
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", _END, *words])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token=_END)  # noqa: S106
+    return word_tokenizer([*text.replace("$claim", " ").replace("$question", " ").split(), *names])
 
 
 @cache
@@ -101,7 +97,7 @@ def _train(model: LanguageModel, seed: int) -> None:
         for _ in range(_BATCH):
             case, frame = draw.choice(cases(draw.randrange(1000))), draw.choice(list(FRAMES))
             prompt = str(prompt_of(model, case, frame, ASK))
-            texts.append(f"{prompt} {_THOUGHT} It is {believed(case, frame)} . Answer: {believed(case, frame)} {_END}")
+            texts.append(f"{prompt} {_THOUGHT} It is {believed(case, frame)} . Answer: {believed(case, frame)} {END}")
             starts.append(len(prompt.split()))
             values.append(int(own.convert_tokens_to_ids(believed(case, frame))))
         rows = own(texts, padding=True, return_tensors="pt")

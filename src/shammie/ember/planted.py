@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from shammie.core.model import LanguageModel, load
 from shammie.core.power import PowerTest
+from shammie.core.words import word_tokenizer
 from shammie.ember import equations as eq
 from shammie.ember.factorization import factorize
 from shammie.ember.pack import ConceptPack, Question, Questions, Texts
@@ -104,17 +104,14 @@ def planted_model(seed: int = 0) -> tuple[LanguageModel, ConceptPack]:
     """
     facts = [_Fact(d, a, n) for d in range(len(_DOMAINS)) for a in range(_ATTRIBUTES) for n in range(_EACH)]
     words = {word for template in range(3) for fact in facts for word in fact.told(template).split()}
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", *sorted(words)])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - a token of text
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>")  # noqa: S106
+    tokenizer = word_tokenizer(sorted(words), end=None)
     module = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=32, pad_token_id=0, bos_token_id=None, eos_token_id=None, tie_word_embeddings=False,
         )
     )  # fmt: skip
-    _plant(module, vocabulary, facts, seed)
+    _plant(module, tokenizer.get_vocab(), facts, seed)
     _train(module, tokenizer, facts, seed)
     module.name_or_path = f"planted-{seed}"
     return load(module, tokenizer=tokenizer), _pack(facts)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from shammie.core.model import LanguageModel, load
 from shammie.core.power import PowerTest
+from shammie.core.words import word_tokenizer
 from shammie.entity_cells.data import Entity, EntitySet, Fact
 from shammie.entity_cells.evaluate import Readings
 from shammie.entity_cells.intervene import Bench
@@ -97,9 +97,7 @@ def _tokenizer(entities: EntitySet) -> PreTrainedTokenizerFast:
     ]
     texts += [f"{fact.prompt} {fact.answers[0]} {e.forms[0][1]}" for e in entities.entities for fact in e.facts]
     words = dict.fromkeys(word for text in texts for word in text.split())
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<unk>", *words])}, unk_token="<unk>"))  # noqa: S106
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>")  # noqa: S106
+    return word_tokenizer(words, end=None)
 
 
 def _plant(

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -19,6 +18,7 @@ from shammie.core.decoding import GenerationSettings
 from shammie.core.generate import Completion, Numbered
 from shammie.core.model import LanguageModel, load
 from shammie.core.power import PowerTest
+from shammie.core.words import END, word_tokenizer
 from shammie.recall.data import Question
 from shammie.recall.knowledge import Knowledge, Triple
 from shammie.recall.sample import Key, Sampler
@@ -28,7 +28,7 @@ from shammie.recall.switch import Prompter, settle
 World = Literal["facts", "steps"]
 ENTITIES, ANSWERS = 24, 8
 ENOUGH = 8  # tokens of a trace from which on the world of steps has the answer
-_END, _STEPS, _BATCH, _RATE = "<end>", 300, 64, 4e-3
+_STEPS, _BATCH, _RATE = 300, 64, 4e-3
 _QUESTION, _FACT = "What is the value of {} ?", "{} lies near {} ."
 SWITCH = SwitchSettings("text")
 
@@ -69,11 +69,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     filler = " ".join(FILLERS.values())
     names = [name(n) for name in (entity, near) for n in range(ENTITIES)] + [f"Val{n}" for n in range(ANSWERS)]
     text = f"Question: {_QUESTION} What is known: {_FACT} Answer: {filler}"
-    words = dict.fromkeys([*text.replace("{}", " ").split(), *names])
-    vocabulary = {word: n for n, word in enumerate(["<pad>", "<unk>", _END, *words])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token=_END)  # noqa: S106
+    return word_tokenizer([*text.replace("{}", " ").split(), *names])
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def _train(module: LlamaForCausalLM, world: World, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
     for _ in range(_STEPS):
         texts = [_text(world, draw, values) for _ in range(_BATCH)]
-        rows = own([f"{prompt} {rest} {_END}" for prompt, rest in texts], padding=True, return_tensors="pt")
+        rows = own([f"{prompt} {rest} {END}" for prompt, rest in texts], padding=True, return_tensors="pt")
         ids, labels = rows["input_ids"], rows["input_ids"].clone()
         for row, (prompt, _) in enumerate(texts):
             labels[row, : len(prompt.split())] = -100

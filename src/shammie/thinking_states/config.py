@@ -39,8 +39,11 @@ class ThinkingTrain:
     """Most operations of a training problem."""
     problems: int = 100_000
     """Different training problems of a task."""
-    jumps: float = 300.0
-    """Size of random jumps of positions in training, so that longer texts than those trained on can be read; 0 for none."""
+    judge: str | None = None
+    """A model, or an endpoint, that says where in a file's questions each step can be known; by default a rule for sums does."""
+    jumps: float | None = None
+    """Size of random jumps of positions in training, so that longer texts than those trained on can be read; by default 300 for a
+    model from scratch and none for others."""
     check_every: int = 100
     """Steps between checks; training ends when all checked problems are right. 0 checks nothing and trains to the last step."""
     checked: int = 200
@@ -69,9 +72,13 @@ class ThinkingTrain:
         from shammie.thinking_states.running import prepare_train
 
         counts = (self.operations, self.problems, self.checked, self.tested, *self.lengths)
-        if min(counts) < 1 or min(self.check_every, self.jumps) < 0:
+        if min(counts) < 1 or min(self.check_every, self.jumps or 0) < 0:
             raise ShammieError(
                 "--operations, --problems, --checked, --tested, --lengths are at least 1, --check-every and --jumps not negative"
+            )
+        if self.model is not None and self.shape != Shape():
+            raise ShammieError(
+                "--layers, --width, --heads, --neurons and --window shape a model from scratch; leave them out with --model"
             )
         return prepare_train(self)
 

@@ -1,8 +1,7 @@
-"""What a trained model does: answers by length, thoughts forced and free, answers without states or with another's, and time."""
+"""What a trained model does: answers by length, thoughts forced and free, answers without states or with another's."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -69,10 +68,8 @@ def _batch(
     else:
         made = complete(reasoner.model, prompts, jobs, settings, stepper=reasoner.stepper())
     for completion, own, example in zip(made, thoughts, examples, strict=True):
-        limit, written = (
-            reasoner.longest(example),
-            len(completion.tokens),
-        )  # a question's own, whatever it is batched with
+        limit = reasoner.longest(example)  # its own, whatever it is batched with
+        written = len(completion.tokens)
         text = reasoner.answer(completion.tokens) if completion.finish == "end" and written <= limit else None
         yield Answered(text, min(written, limit), tuple(map(tuple, own)))
 
@@ -181,13 +178,3 @@ def passes(reasoner: Reasoner, examples: Sequence[Example], prefill: Prefill = "
 
 def _count(calls: Counter[str], name: str, *_: Any) -> None:
     calls[name] += 1
-
-
-def seconds(reasoner: Reasoner, examples: Sequence[Example], prefill: Prefill = "speculative") -> list[float]:
-    """Wall time of each question when it is alone; the first one is asked twice, to warm up. For benchmarks, never for records."""
-    taken = []
-    for example in [examples[0], *examples]:
-        begun = time.perf_counter()
-        answers(reasoner, [example], prefill=prefill)
-        taken.append(time.perf_counter() - begun)
-    return taken[1:]

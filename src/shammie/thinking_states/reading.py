@@ -67,9 +67,7 @@ class Reader:
                 break
             before, done = done, self._think(found, hidden, done, until, lengths)
             if self.prefill == "speculative":
-                ahead = 2 * (
-                    done - before
-                )  # twice what was worth it: where every chunk has a thought, little is read in vain
+                ahead = 2 * (done - before)  # where every chunk has a thought, little is read in vain
         return found
 
     def _advance(

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from shammie.core import files
+from shammie.core.backends import BackendCompleter, backend_for
+from shammie.core.decoding import GenerationSettings
 from shammie.core.errors import DataError, MismatchError, MissingFileError, ShammieError
 from shammie.core.model import load, quiet
 from shammie.core.plain import from_plain, to_plain
 from shammie.core.run import RunRecord, read_run
 from shammie.core.task import Task
+from shammie.core.words import word_tokenizer
 from shammie.thinking_states.coconut import Coconut
 from shammie.thinking_states.config import SHIPPED
 from shammie.thinking_states.data import load_problems, split
@@ -23,7 +26,7 @@ from shammie.thinking_states.evaluate import ROWS, accuracy, answers, by_length,
 from shammie.thinking_states.methods import Plain, Reasoner, Thinking
 from shammie.thinking_states.problems import ANSWER, STEPS, Example, Layout, Problem
 from shammie.thinking_states.settings import MethodSettings
-from shammie.thinking_states.tasks import TASKS, task_named, word_tokenizer
+from shammie.thinking_states.tasks import TASKS, task_named
 from shammie.thinking_states.training import make_reasoner, scratch, train
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 MODEL, METHOD = "model", "method.json"
-_TIMED, _SHOWN, _CURVE = 12, 3, 120
+_ALONE, _SHOWN, _CURVE = 12, 3, 120  # questions that are asked alone, shown, and points of a curve
+_JUMPS = 300.0  # of models from scratch, unless the user says otherwise
+_MARKED = 512  # tokens of a judge's reply
 _TIMES = (1, 2, 4, 10)  # of the longest training problem: lengths that are tested
 
 
@@ -50,21 +55,33 @@ class Corpus:
 
 
 def corpus_of(config: ThinkingTrain) -> Corpus:
-    """A task's problems, or a file's: its last rows are tested on, those before them checked. Errors: too few rows."""
-    if config.task not in TASKS and Path(config.task).suffix:
-        found = load_problems(Path(config.task))
+    """A task's problems, or a file's: its last rows are tested on, those before them checked. Errors: too few rows.
+
+    Problems that are checked or tested are drawn apart from those that are trained on, though short ones may be the same by chance.
+    """
+    if _is_file(config.task):
+        found = load_problems(Path(config.task), judge=_judge(config.judge))
         rest, tested = split(found.kept, config.tested)
         taught, checked = split(rest, min(config.checked, max(1, len(rest) // 10)))
         texts = [STEPS, ANSWER, *(" ".join([p.question, p.answer, *(s.text for s in p.steps)]) for p in found.kept)]
         words = tuple(dict.fromkeys(" ".join(texts).split()))
         return Corpus(lambda n: taught[n], len(taught), checked, {0: list(tested)}, words, found.sha256, found.dropped)
     task, seed, most = task_named(config.task), config.training.seed, config.operations
-    checked = [task.problem(seed, n, most, test=not task.lengths) for n in range(config.checked)]
+    checked = [task.problem(seed, n, most, test=True) for n in range(config.checked)]
     lengths = config.lengths or (tuple(most * times for times in _TIMES) if task.lengths else (2,))
     return Corpus(
         lambda n: task.problem(seed, n, most), config.problems, checked,
         {n: tested_problems(config.task, n, config.tested, seed) for n in lengths}, task.words, f"{config.task}/{most}",
     )  # fmt: skip
+
+
+def _is_file(task: str) -> bool:
+    return task not in TASKS and bool(Path(task).suffix)
+
+
+def _judge(name: str | None) -> BackendCompleter | None:
+    """A model that places steps; a reply is as long as the question and its marks."""
+    return None if name is None else BackendCompleter(backend_for(name), GenerationSettings(_MARKED))
 
 
 def tested_problems(name: str, length: int, count: int, seed: int) -> list[Problem]:
@@ -110,11 +127,12 @@ def prepare_train(config: ThinkingTrain) -> Task:
 
 def _fresh(config: ThinkingTrain, tokenizer: PreTrainedTokenizerBase | None) -> Reasoner:
     if tokenizer is not None:
+        jumps = _JUMPS if config.jumps is None else config.jumps
         return scratch(
-            config.shape, tokenizer, config.reasoning, config.thinking, jumps=config.jumps, seed=config.training.seed
+            config.shape, tokenizer, config.reasoning, config.thinking, jumps=jumps, seed=config.training.seed
         )
     assert config.model is not None
-    return make_reasoner(load(config.model, dtype="float32"), config.reasoning, config.thinking, config.jumps)
+    return make_reasoner(load(config.model, dtype="float32"), config.reasoning, config.thinking, config.jumps or 0.0)
 
 
 def curve(path: Path) -> Iterator[Record]:
@@ -137,8 +155,8 @@ def measured(reasoner: Reasoner, tested: dict[int, list[Example]]) -> Iterator[R
     shortest = tested[min(tested)]
     if isinstance(reasoner, Thinking):
         yield from causal(reasoner, shortest)
-        yield passes(reasoner, shortest[:_TIMED], "sequential")
-    yield passes(reasoner, shortest[:_TIMED])
+        yield passes(reasoner, shortest[:_ALONE], "sequential")
+    yield passes(reasoner, shortest[:_ALONE])
     shown = shortest[:_SHOWN]
     for example, one in zip(shown, answers(reasoner, shown), strict=True):
         yield {
@@ -182,7 +200,7 @@ def open_reasoner(name: str, *, device: str | None = None, dtype: str = "auto") 
 def prepare_evaluate(config: ThinkingEvaluate) -> Task:
     """Load model and problems."""
     reasoner = open_reasoner(config.model, device=config.device, dtype=config.dtype)
-    if config.task not in TASKS and Path(config.task).suffix:
+    if _is_file(config.task):
         found = load_problems(Path(config.task), limit=config.tested)
         problems, identity = {0: list(found.kept)}, found.sha256
     else:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from shammie.core.errors import ShammieError
 from shammie.thinking_states.problems import ANSWER, STEPS, Problem, Step
@@ -193,11 +190,3 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise ShammieError(f"no task {name!r}; there are {', '.join(TASKS)}, or give a .jsonl file")
     return TASKS[name]
-
-
-def word_tokenizer(words: Iterator[str] | tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """A word a token, split at spaces."""
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<pad>", "<unk>", "<end>", *words]))}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<end>")  # noqa: S106
