@@ -3,10 +3,12 @@
     python experiments/thinking_states.py --output-dir runs/thinking [--only lengths reasoning ablations] [--quick]
     python experiments/thinking_states.py --output-dir runs/thinking --only pretrained --model smollm2-135m
     python experiments/thinking_states.py --output-dir runs/thinking --table
+    python experiments/thinking_states.py --masked coin/artifacts/model
 
 Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
 trained up to N operations and tested on N to ten times N; hops and stories with all five methods. A run a directory, each
-`shammie thinking-states train`; run it again to go on.
+`shammie thinking-states train`; run it again to go on. `--masked` prints how many thoughts of a parity model are right after right
+ones when its attention reaches back fewer and fewer tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ from pathlib import Path
 import torch
 
 from shammie.cli.running import execute
+from shammie.core.batch import pad
 from shammie.core.run import read_run
 from shammie.core.schedule import TrainSettings
+from shammie.core.stats import proportion
 from shammie.thinking_states.config import ThinkingCompare, ThinkingTrain
+from shammie.thinking_states.methods import Thinking
+from shammie.thinking_states.running import open_reasoner, tested_problems
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
 
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
@@ -127,6 +133,26 @@ def table(directory: Path) -> None:
         print(f"| {name} | {length} | {len(own['accuracy'])} | " + " | ".join(cells) + " |")
 
 
+def masked(model: str, length: int = 100, count: int = 100) -> None:
+    """Thoughts after right ones under attention that is cut off, on questions no training saw."""
+    reasoner = open_reasoner(model)
+    assert isinstance(reasoner, Thinking)
+    examples = [reasoner.layout.encode(problem) for problem in tested_problems("parity", length, count, 5)]
+    batch = pad([example.question for example in examples])
+    token = torch.arange(batch.ids.shape[1])
+    back = token[:, None] - token
+    position = token.expand(len(examples), -1)
+    print(f"| tokens that attention reaches back | thoughts right, {length} flips |\n|---|---|")
+    for window in (len(token), 300, 120, 60, 30, 15):
+        near = (back >= 0) & (back < window)
+        mask = torch.zeros(near.shape).masked_fill(~near, torch.finfo(torch.float32).min)
+        with torch.no_grad():
+            _, hidden = reasoner.forced(examples, batch.ids, mask.expand(len(examples), 1, -1, -1), position)
+            states, targets, real = reasoner.thought_states(examples, hidden)
+            right = ((reasoner.module.thought_logits(states).argmax(-1) == targets) | ~real).all(1)
+        print(f"| {window} | {proportion(int(right.sum()), len(right))} |", flush=True)
+
+
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
@@ -144,9 +170,13 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2-135m", help="of the part pretrained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each task's own")
+    parser.add_argument("--masked", metavar="MODEL", help="a trained parity model")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.masked:
+        masked(args.masked)
+        return 0
     if not args.table:
         torch.set_num_threads(1)
         wanted = [plan for plan in plans(args) if plan.task in args.tasks and plan.method in args.methods]

@@ -138,6 +138,7 @@ def test_speculation_reads_what_one_chunk_after_another_does(family, mixed, triv
     assert slow.thoughts == fast.thoughts
     assert [len(own) for own in slow.thoughts] == [-(-len(ids) // 4) for ids in QUESTIONS]
     assert slow.cut == fast.cut
+    assert slow.cut == [sum(len(thought) >= 6 for thought in own) for own in slow.thoughts]
     torch.testing.assert_close(slow.states, fast.states, rtol=1e-4, atol=1e-4)
     assert fast.passes <= slow.passes + 1
     for row, ids in enumerate(QUESTIONS):

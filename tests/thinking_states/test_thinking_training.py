@@ -1,6 +1,7 @@
 """Every method's loss against the plain one, its curriculum, exact resume, and the commands as typed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from shammie.core.errors import ShammieError
 from shammie.core.schedule import TrainSettings
 from shammie.core.words import word_tokenizer
 from shammie.thinking_states.coconut import Coconut
+from shammie.thinking_states.config import ThinkingTrain
 from shammie.thinking_states.evaluate import answers, causal, passes
 from shammie.thinking_states.methods import Plain, after_marker, removed
 from shammie.thinking_states.problems import Layout, Problem, Step
+from shammie.thinking_states.running import corpus_of
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
 from shammie.thinking_states.tasks import TASKS
 from shammie.thinking_states.training import make_reasoner, scratch, train
@@ -235,6 +238,10 @@ def test_bad_input_is_one_sentence(shammie, tmp_path):
     )
     assert "method.json is missing" in fails("think", "heads", "--model", tmp_path)
     assert "no word 'dog'" in fails("think", "The dog shows heads .")
+    line = [*TRAIN, "--longest", "2", "--output-dir", tmp_path / "d"]
+    assert "does not fit into --longest 2" in fails("train", "variables", *line)
+    line = ["--model", "smollm2-135m", "--window", "8", "--output-dir", tmp_path / "e"]
+    assert "leave them out with --model" in fails("train", "parity", *line)
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "q", "steps": ["unclear"], "answer": "a"}) + "\n")
     assert "row 1" in fails("train", str(rows), *TRAIN, "--output-dir", tmp_path / "c")
@@ -280,3 +287,9 @@ def test_a_model_with_a_known_cause_is_found_out():
     assert found["own"]["accuracy"]["value"] == 1
     assert found["none"]["accuracy"]["value"] < 0.8
     assert found["another's"]["donor"]["value"] == 1
+
+
+def test_what_is_checked_is_not_what_is_trained_on():
+    corpus = corpus_of(ThinkingTrain("variables", Path("unused"), operations=6, checked=100))
+    trained = {corpus.train(number).question for number in range(2000)}
+    assert not trained & {problem.question for problem in corpus.checked if problem.length > 2}

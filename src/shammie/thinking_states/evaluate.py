@@ -28,11 +28,12 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer (None where nothing could be read as one) and the thoughts before it, chunk by chunk."""
+    """An answer (None where nothing could be read as one), the thoughts before it, chunk by chunk, and how many were cut off."""
 
     text: str | None
     written: int
     thoughts: tuple[tuple[int, ...], ...] = ()
+    cut: int = 0
 
     def right(self, example: Example) -> bool:
         """Whether it is exactly the answer; an empty one never is."""
@@ -60,18 +61,19 @@ def _batch(
     prompts = [reasoner.prompt(example) for example in examples]
     jobs = [(number, 0) for number in range(len(examples))]
     thoughts: Sequence[Sequence[Sequence[int]]] = [()] * len(examples)
+    cut = [0] * len(examples)
     if isinstance(reasoner, Thinking):
         stepper = reasoner.stepper(prefill, states)
         made = complete(reasoner.model, prompts, jobs, settings, stepper=stepper)
         assert stepper.found is not None
-        thoughts = stepper.found.thoughts
+        thoughts, cut = stepper.found.thoughts, stepper.found.cut
     else:
         made = complete(reasoner.model, prompts, jobs, settings, stepper=reasoner.stepper())
-    for completion, own, example in zip(made, thoughts, examples, strict=True):
+    for completion, own, lost, example in zip(made, thoughts, cut, examples, strict=True):
         limit = reasoner.longest(example)  # its own, whatever it is batched with
         written = len(completion.tokens)
         text = reasoner.answer(completion.tokens) if completion.finish == "end" and written <= limit else None
-        yield Answered(text, min(written, limit), tuple(map(tuple, own)))
+        yield Answered(text, min(written, limit), tuple(map(tuple, own)), lost)
 
 
 def accuracy(reasoner: Reasoner, examples: Sequence[Example]) -> float:
@@ -90,7 +92,8 @@ def by_length(reasoner: Reasoner, groups: dict[int, list[Example]]) -> Iterator[
             "written": sum(one.written for one in made) / len(made),
         }  # fmt: skip
         if isinstance(reasoner, Thinking):
-            yield {"kind": "thoughts", "length": length, **thought_accuracy(reasoner, examples, made)}
+            cut = sum(one.cut > 0 for one in made) / len(made)
+            yield {"kind": "thoughts", "length": length, **thought_accuracy(reasoner, examples, made), "cut": cut}
 
 
 @torch.no_grad()

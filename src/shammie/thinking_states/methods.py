@@ -62,6 +62,10 @@ class Reasoner(ABC):
         """The answer in what was written; None where it holds none, which is never right."""
         return self.layout.text(written) or None
 
+    def fits(self, _example: Example) -> str | None:
+        """Why an example cannot be taught; None where it can."""
+        return None
+
     def restart(self, _step: int, _steps: int) -> bool:
         """Whether the optimizer forgets its moments before a step, because what is taught changes."""
         return False
@@ -168,6 +172,13 @@ class Thinking(Reasoner):
         thoughts = self.thought_losses(examples, hidden).sum()
         parts = {"answer": float(answers.detach()) / len(rows), "thought": float(thoughts.detach()) / len(rows)}
         return Loss(answers + thoughts, float(len(rows)), parts)
+
+    def fits(self, example: Example) -> str | None:
+        """Why an example cannot be taught; None where it can."""
+        longest = max(map(len, example.thoughts)) + 1
+        if longest <= self.module.settings.longest:
+            return None
+        return f"a thought of {longest} tokens does not fit into --longest {self.module.settings.longest}"
 
     def forced(
         self,

@@ -127,7 +127,7 @@ def accuracy_blocks(records: Sequence[Record]) -> list[Block]:
             r["length"] or "all",
             r["accuracy"],
             r["unread"],
-            *(thoughts[r["length"]][k] for k in ("forced", "free") if thoughts),
+            *(thoughts[r["length"]][k] for k in ("forced", "free", "cut") if thoughts),
         ]
         for r in found
     ]
@@ -135,7 +135,7 @@ def accuracy_blocks(records: Sequence[Record]) -> list[Block]:
         "operations",
         "right answers",
         "no answer",
-        *(["thoughts, after right ones", "after its own"] if thoughts else []),
+        *(["thoughts, after right ones", "after its own", "cut off"] if thoughts else []),
     ]
     blocks: list[Block] = []
     if len(found) > 1:

@@ -23,14 +23,14 @@ Prefill = Literal["speculative", "sequential"]
 class Read:
     """What was read: the cache, every chunk's thought, and the states that were added (the last one after the question).
 
-    `passes` counts forward passes of the backbone, `cut` thoughts that reached the longest length without an end.
+    `passes` counts forward passes of the backbone, `cut` each row's thoughts that reached the longest length without an end.
     """
 
     past: KeyValues
     thoughts: list[list[list[int]]]
     states: Float[Tensor, "B K C D"]
+    cut: list[int]
     passes: int = 0
-    cut: int = 0
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class Reader:
             trivial = self.module.compress([[]])[0].to(self.model.dtype)  # what is assumed until a thought is known
             states = trivial.expand(len(questions), most + 1, -1, -1).clone()
             states[:, 0] = 0
-        found = Read(KeyValues.empty(len(questions), device), [[] for _ in questions], states)
+        found = Read(KeyValues.empty(len(questions), device), [[] for _ in questions], states, [0] * len(questions))
         done = torch.zeros_like(counts)  # chunks that are read for good
         ahead = torch.ones_like(counts) if thinks and self.prefill == "sequential" else counts
         while bool((done < counts).any()):
@@ -126,10 +126,10 @@ class Reader:
         """Write down thoughts up to each row's first that is not empty, and the states that follow from them."""
         at = (offset == thinking[row]).nonzero()[:, 0]
         made = self.module.thoughts(states[at], filled[at]) if len(at) else []
-        found.cut += sum(len(thought) >= self.module.settings.longest for thought in made)
         rows = row[at].tolist()
         for own, thought in zip(rows, made, strict=True):
             found.thoughts[own] += [[] for _ in range(int(thinking[own]))] + [thought]
+            found.cut[own] += len(thought) >= self.module.settings.longest
         for own in set(range(len(done))) - set(rows):  # nothing but empty thoughts, or nothing to read any more
             found.thoughts[own] += [[] for _ in range(int(thinking[own]))]
         if made:

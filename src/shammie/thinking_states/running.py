@@ -37,6 +37,7 @@ Record = dict[str, Any]
 MODEL, METHOD = "model", "method.json"
 _ALONE, _SHOWN, _CURVE = 12, 3, 120  # questions that are asked alone, shown, and points of a curve
 _JUMPS = 300.0  # of models from scratch, unless the user says otherwise
+_LOOKED = 500  # training problems that are looked at beforehand
 _MARKED = 512  # tokens of a judge's reply
 _TIMES = (1, 2, 4, 10)  # of the longest training problem: lengths that are tested
 
@@ -98,12 +99,23 @@ def prepare_train(config: ThinkingTrain) -> Task:
     encode = reasoner.layout.encode
     checked = [encode(problem) for problem in corpus.checked]
 
+    def taught(number: int) -> Example:
+        example = encode(corpus.train(number))
+        if why := reasoner.fits(example):
+            raise DataError(f"problem {number}: {why}; raise it, or take a smaller --chunk")
+        return example
+
+    for number in range(
+        min(corpus.count, _LOOKED)
+    ):  # before anything is written; what comes later is refused when it comes
+        taught(number)
+
     def execute(run: Run) -> int:
         for key in run.items(["train", "test"], "thinking-states train"):
             if key == "train":
                 place = run.artifacts / "training"
                 train(
-                    reasoner, lambda n: encode(corpus.train(n)), corpus.count, config.training, place,
+                    reasoner, taught, corpus.count, config.training, place,
                     check=lambda: accuracy(reasoner, checked), every=config.check_every, resume=True,
                 )  # fmt: skip
                 save(reasoner, run.artifacts / MODEL)
