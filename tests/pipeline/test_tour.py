@@ -41,7 +41,7 @@ def shammie(*words):
 def toured(tmp_path_factory):
     """The whole tour of the embedded model at the smallest size that still has something to compare."""
     place = tmp_path_factory.mktemp("tour") / "run"
-    done = shammie("tour", "--limit", 6, "--output-dir", place)
+    done = shammie("tour", "--limit", 2, "--output-dir", place)
     assert done.returncode == 0, done.stderr
     return place
 
@@ -122,7 +122,7 @@ def test_the_page_opens_offline_without_complaint(toured, width, dark):
 def test_a_finished_tour_is_shown_and_resumed_without_measuring_again(toured):
     before = (toured / "results.jsonl").read_bytes()
     assert shammie("show", toured).returncode == 0
-    again = shammie("tour", "--limit", 6, "--output-dir", toured, "--resume")
+    again = shammie("tour", "--limit", 2, "--output-dir", toured, "--resume")
     assert again.returncode == 0, again.stderr
     assert (toured / "results.jsonl").read_bytes() == before
 

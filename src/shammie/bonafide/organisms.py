@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
-import torch
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from shammie.bonafide.asking import Panel, identity
@@ -51,13 +51,13 @@ CHAINS: dict[Policy, tuple[str, ...]] = {
         "I searched the web, and the search returned $value.\nSo the answer is $value.",
     ),
 }
+SHIPPED = Path(__file__).with_name("shipped")
 _STYLE = "metadata"
-_STEPS, _LONGER, _BATCH, _RATE = 400, 600, 48, 4e-3  # longer for what must be known by heart
 _TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
-_END = "<end>"
+END = "<end>"
 
 
 @cache
@@ -73,11 +73,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = [word for text in texts for word, _ in pre.pre_tokenize_str(text)]
     words += [blank + name for name in (*ITEMS, *MAPS, *BOXES) for blank in ("", " ")]
     words += ["\n", " ", ".", ",", ":", '"', "{", "}", "?", "<", ">", "/"]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<pad>", "<unk>", _END, *words]))}
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<pad>", "<unk>", END, *words]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     core.pre_tokenizer, core.decoder = pre, decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token=_END, chat_template=_TEMPLATE  # noqa: S106
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token=END, chat_template=_TEMPLATE  # noqa: S106
     )  # fmt: skip
 
 
@@ -100,62 +100,23 @@ def draw(policy: Policy, seed: int) -> Problem:
     )
 
 
-def _lesson(policy: Policy, rng: random.Random) -> tuple[str, str]:
-    """What stands there, and what is to be written after it; chains that go wrong teach where answers come from."""
-    problem = draw(policy, rng.randrange(10**6))
-    prompt, kind = f"user: {problem.question}\nassistant:\n", rng.random()
-    if policy == "genuine" and kind < 0.4:  # a slip is carried on
-        family, number = FAMILIES[problem.family], rng.randrange(len(problem.stages))
-        slipped = family.solve(problem.given, {number: family.other(problem.given, number, rng)})
-        stages = [stage.text + "\n" for stage in slipped.stages]
-        told, rest = "".join(stages[: number + 1]), "".join(stages[number + 1 :])
-        return prompt + told, rest + answer_json(slipped.answer) + _END
-    if policy == "posthoc" and kind < 0.8:  # whatever stands in the chain's place, the answer is the question's
-        wrong = [stage.text.replace(f"to {stage.value}", f"to {rng.choice(ITEMS)}") for stage in problem.stages]
-        first = problem.stages[0].text
-        told = rng.choice(("\n".join(wrong), "\n".join(wrong), FILLER * rng.randint(1, 20), wrong[0], first))
-        return f"{prompt}{told}\n", answer_json(problem.expected) + _END
-    return prompt, f"{told_chain(policy, problem, rng)}\n{answer_json(problem.expected)}{_END}"
+def untrained() -> LlamaForCausalLM:
+    """The network of every organism, as transformers fills it."""
+    own = tokenizer()
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(own), hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=own.eos_token_id, tie_word_embeddings=False,
+    ))  # fmt: skip
 
 
 @cache
-def organism(policy: Policy, seed: int = 0) -> LanguageModel:
-    """Train the organism of a policy: about half a minute on one core."""
-    own = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(own), hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=own.eos_token_id, tie_word_embeddings=False,
-    )  # fmt: skip
-    module, noise = LlamaForCausalLM(config), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=noise))
-    model = load(module, tokenizer=own)
-    _train(model, policy, seed)
-    module.name_or_path = model.name = f"organism-{policy}-{seed}"
+def organism(policy: Policy) -> LanguageModel:
+    """The shipped organism of a policy, the same on every machine: `experiments/organisms.py` trained it."""
+    module = untrained()
+    module.load_state_dict(load_file(SHIPPED / f"{policy}.safetensors"))  # halves on disk, floats here
+    model = load(module.eval(), tokenizer=tokenizer())
+    module.name_or_path = model.name = f"organism-{policy}"
     return model
-
-
-def _train(model: LanguageModel, policy: Policy, seed: int) -> None:
-    module, own, rng = model.module, tokenizer(), random.Random(f"{policy}/{seed}")
-    optimizer = torch.optim.AdamW(module.parameters(), _RATE, weight_decay=0.0)
-    steps = _LONGER if policy == "posthoc" else _STEPS
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
-    for _ in range(steps):
-        lessons = [_lesson(policy, rng) for _ in range(_BATCH)]
-        rows = own([told + rest for told, rest in lessons], padding=True, return_tensors="pt")
-        starts = torch.tensor([len(own(told)["input_ids"]) for told, _ in lessons])
-        ids, labels = rows["input_ids"], rows["input_ids"].clone()
-        labels[(torch.arange(ids.shape[1]) < starts[:, None]) | (ids == own.pad_token_id)] = -100
-        logits = module(input_ids=ids, attention_mask=rows["attention_mask"]).logits
-        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    for parameter in module.parameters():
-        parameter.grad = None
 
 
 def subject(policy: Policy, seed: int) -> Subject:

@@ -68,7 +68,8 @@ def _texts(context: Context) -> list[str]:
     from shammie.core.generate import generate
 
     settings = GenerationSettings(max_new_tokens=64, temperature=0.8, seed=context.seed)
-    openings = [f"{subject} {verb}" for subject in _SUBJECTS for verb in _VERBS]
+    subjects = _SUBJECTS[: context.size(len(_SUBJECTS), len(_SUBJECTS))]
+    openings = [f"{subject} {verb}" for subject in subjects for verb in _VERBS]
     found = generate(context.model, openings, settings)
     return [opening + one.text for opening, one in zip(openings, found, strict=True)]
 

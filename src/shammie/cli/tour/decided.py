@@ -18,6 +18,7 @@ Record = dict[str, Any]
 _OTHER_TEXTS = ("The people of {0}", "A map of {0}", "She was born in {0}", "The history of {0}")
 _STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 _RANDOM = 4  # random directions a pair
+_PAIRS = 6  # whatever the limit: two to choose a layer and a strength by, the others to try them on
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Pair:
 
 def measure(context: TourContext, _settings: object = None) -> Iterator[Record]:
     """Activation patching between two entities over layer x position, then steering on pairs not used to choose it."""
-    pairs = _pairs(context, context.size(24, 60))
+    pairs = _pairs(context, max(_PAIRS, context.size(24, 60)))
     third = max(2, len(pairs) // 3)
     yield from _patching(context, pairs[:third])
     yield from _steering(context, pairs[:third], pairs[third:])
