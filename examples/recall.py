@@ -13,7 +13,7 @@ from shammie.recall.settings import RecallSettings, SwitchSettings
 from shammie.recall.switch import Prompter, settle
 
 model = load(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m", dtype="float32")
-questions = load_questions("geonames:countries", relations=("capital",), limit=3).questions
+questions = load_questions("geonames:countries", relations=("capital",), limit=2).questions
 settings = RecallSettings(
     ("off", "on", "single", "dummy", "on-facts", "on-dummy-facts"), samples=2, more=0, trace_tokens=16
 )

@@ -20,7 +20,7 @@ openings = [
     f"{subject} is known for"
     for subject in ("Bread", "A river", "The old harbour", "A good teacher", "The sea", "Iron")
 ]
-written = generate(teacher, openings, GenerationSettings(max_new_tokens=96, temperature=0.8))
+written = generate(teacher, openings, GenerationSettings(max_new_tokens=64, temperature=0.8))
 texts = [opening + one.text for opening, one in zip(openings, written, strict=True)]
 windows = cut_windows(teacher.tokenizer, texts, 48)
 held, taught = windows.take([0, 1]), windows.take(range(2, len(windows)))

@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/routing"))
     parser.add_argument("--planted", action="store_true")
     parser.add_argument("--only", nargs="+", choices=("recipes", "sweeps"), default=["recipes", "sweeps"])
-    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, *SWEPT], default=[*RECIPES, *SWEPT])
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, help="texts that are read")
@@ -128,8 +128,9 @@ def main() -> int:
         return 0
     if not args.table:
         torch.set_num_threads(1)
-        wanted = [(name, RECIPES[name], seed) for seed in args.seeds for name in args.recipes if "recipes" in args.only]
-        wanted += [(name, routing, args.seeds[0]) for name, routing in SWEPT.items() if "sweeps" in args.only]
+        recipes, swept = (RECIPES if "recipes" in args.only else {}), (SWEPT if "sweeps" in args.only else {})
+        wanted = [(name, recipes[name], seed) for seed in args.seeds for name in args.recipes if name in recipes]
+        wanted += [(name, swept[name], args.seeds[0]) for name in args.recipes if name in swept]
         for name, routing, seed in wanted:
             print(name, seed, flush=True)
             train(args, name, routing, seed)
