@@ -129,6 +129,7 @@ def test_monitor_reports_beside_its_controls(shammie, place, world, tmp_path):
         tmp_path / "s",
         "--targets",
         "counter",
+        "base",
         "--seeds",
         "2",
         "--changed",
@@ -144,6 +145,10 @@ def test_monitor_reports_beside_its_controls(shammie, place, world, tmp_path):
     moved = {r["arm"] for r in records if r["kind"] == "moved"}
     assert moved == {"inject", "inject another entity", "inject at random", "words that say so"}
     assert "Levels that the model names" in (tmp_path / "m" / "report.html").read_text()
+    (left_out,) = [r for r in records if r["kind"] == "left out"]
+    assert (left_out["frame"], left_out["target"]) == ("neutral", "base")
+    assert "fewer than 3 values" in left_out["why"]
+    assert "takes fewer than 3 values; read more cases" in (tmp_path / "m" / "report.html").read_text()
     code, _, error = shammie(*line[:3], "--targets", "base", "--output-dir", tmp_path / "n")
     assert code == 2
     assert "fewer than 3 values" in error

@@ -34,7 +34,7 @@ _PROBES = 15  # splits of the critics' probe
 
 
 def prepare_monitor(config: BeliefsMonitor) -> Task:
-    """Read the run of `settings` and load its model. Errors: no such run, other weights, too few texts of a level."""
+    """Read the run of `settings` and load its model. Errors: no such run, other weights, too few texts of a level everywhere."""
     record = read_run(config.run)
     if record.command != "beliefs settings" or record.status != "finished":
         raise MissingFileError(f"{config.run} holds no finished run of shammie beliefs settings; make one first")
@@ -46,14 +46,14 @@ def prepare_monitor(config: BeliefsMonitor) -> Task:
     frames = tuple(dict.fromkeys(r["frame"] for r in record.results if r["kind"] == "told"))
     names = {case.id: f"{case.subject} {case.base[0]} {case.counter[0]}" for case in cases.values()}
     keys = {f"{frame}/{target}": (frame, target) for frame in frames for target in config.targets}
-    items = {key: make_items(record.results, frame, target, names) for key, (frame, target) in keys.items()}
-    for own in items.values():
-        split_items(own, config.examples, config.held_out, 0)
+    items, left_out = sorted_items(record.results, keys, names, config)
     layers = from_plain(ReadSettings, made["read"]).layers(len(model.anatomy.layers))
 
     def execute(run: Run) -> int:
         intervener = Intervener(Asker(model, AskSettings()), list(cases.values()), layers)
-        for key in run.items([f"{name}/{seed}" for name in keys for seed in range(config.seeds)], "beliefs monitor"):
+        for key in run.pending(["left out"]):
+            run.record(key, left_out)
+        for key in run.items([f"{name}/{seed}" for name in items for seed in range(config.seeds)], "beliefs monitor"):
             name, seed = key.rsplit("/", 1)
             reporter = Reporter(intervener, cases, items[name], keys[name], config)
             run.record(key, list(reporter.records(int(seed))))
@@ -64,8 +64,30 @@ def prepare_monitor(config: BeliefsMonitor) -> Task:
             run.record(key, list(monitor_summary(run.results())))
         return 0
 
-    estimate = {"frames": len(frames), "texts": sum(map(len, items.values())), "prompts": len(keys) * config.seeds * 2}
+    estimate = {"frames": len(frames), "texts": sum(map(len, items.values())), "prompts": len(items) * config.seeds * 2}
     return Task({"model": model.hash, "run": sha256_file(Path(config.run) / RESULTS)}, lambda: estimate, execute)
+
+
+def sorted_items(
+    records: Sequence[Record], keys: Mapping[str, tuple[str, str]], names: Mapping[str, str], config: BeliefsMonitor
+) -> tuple[dict[str, list[Item]], list[Record]]:
+    """The texts of each frame and target in levels, and the frames and targets with too few texts of a level.
+
+    Errors: DataError where no frame and target has enough.
+    """
+    items: dict[str, list[Item]] = {}
+    left_out: list[Record] = []
+    for key, (frame, target) in keys.items():
+        try:
+            own = make_items(records, frame, target, names)
+            split_items(own, config.examples, config.held_out, 0)
+        except DataError as error:
+            left_out.append({"kind": "left out", "frame": frame, "target": target, "why": str(error)})
+        else:
+            items[key] = own
+    if not items:
+        raise DataError(left_out[0]["why"])
+    return items, left_out
 
 
 class Reporter:

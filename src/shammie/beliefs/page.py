@@ -241,6 +241,8 @@ def monitor_blocks(records: Sequence[Record]) -> list[Block]:
     ]
     moves = [number(f"{r['target']}: {r['arm']}", r["difference"]) for r in of_kind(records, "moved")]
     one = [[r["frame"], r["target"], r["accuracy"], r["texts"]] for r in of_kind(records, "always one")]
+    left_out = [[r["frame"], r["target"], r["why"]] for r in of_kind(records, "left out")]
+    missing = [Table(["frame", "target", "why"], left_out, "Left out")] if left_out else []
     return [
         Prose(
             "Texts are sorted into three levels of dominance; the model is shown examples with their levels and labels others. "
@@ -257,5 +259,6 @@ def monitor_blocks(records: Sequence[Record]) -> list[Block]:
             "The counter belief is put into the states of the same texts",
             "`words that say so` is the foil: the states are left alone and the text is told.",
         ),
+        *missing,
         Details("Always one level", [Table(["frame", "target", "accuracy", "texts"], one)]),
     ]
