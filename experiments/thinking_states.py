@@ -6,7 +6,8 @@
     python experiments/thinking_states.py --masked coin/artifacts/model
 
 Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
-trained up to N operations and tested on N to ten times N; hops and stories with all five methods. A run a directory, each
+trained up to N operations, as many tokens a step whatever N, and tested on N to ten times N: with position jumps, and with
+attention that reaches back 32 tokens (`-near`); hops and stories with all five methods. A run a directory, each
 `shammie thinking-states train`; run it again to go on. `--masked` prints how many thoughts of a parity model are right after right
 ones when its attention reaches back fewer and fewer tokens.
 """
@@ -35,7 +36,7 @@ PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
 STEPS = {"parity": 600, "variables": 3000, "hops": 4000, "stories": 3000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
-WINDOWED = Shape(window=32)  # attention of 32 tokens, so that all that is further back must come by the states
+NEAR = Shape(window=32)  # attention of 32 tokens, so that all that is further back must come by the states
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
 TESTED = {
     "parity": (1, 2, 4, 10),
@@ -56,22 +57,28 @@ class Plan:
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
     name: str = ""
     model: str | None = None
+    near: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What the run is a run of."""
+        return (self.name or self.task) + ("-near" if self.near else "")
 
     @property
     def place(self) -> str:
-        parts = [self.name or self.task, self.method, str(self.operations), str(self.seed)]
-        return "--".join(parts)
+        """Its directory."""
+        return "--".join([self.shown, self.method, str(self.operations), str(self.seed)])
 
 
 def plans(args: argparse.Namespace) -> Iterator[Plan]:
     """What is trained, the cheapest parts first."""
     seeds = args.seeds
     if "lengths" in args.only:
-        for task in ("parity", "variables"):
+        for task, near in (("parity", True), ("parity", False), ("variables", True), ("variables", False)):
             for operations in (10, 20, 40):
                 for seed in seeds:
                     for method in METHODS[:3]:
-                        yield Plan(task, method, seed, operations, ThinkingSettings(CHUNKS[task]))
+                        yield Plan(task, method, seed, operations, ThinkingSettings(CHUNKS[task]), near=near)
     if "reasoning" in args.only:
         for task in ("hops", "stories"):
             for seed in seeds:
@@ -83,7 +90,6 @@ def plans(args: argparse.Namespace) -> Iterator[Plan]:
             **{f"chunk-{n}": replace(base, chunk=n) for n in (2, 4, 8, 16)},
             **{f"extract-{n}": replace(base, extract=n) for n in (1, 3)},
             "trivial-end": replace(base, trivial="end"),
-            "window-32": base,
         }
         for name, thinking in changed.items():
             yield Plan("variables", "thinking", seeds[0], 10, thinking, name)
@@ -98,16 +104,21 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
     steps = 10 if args.quick else args.steps or STEPS[plan.task]
     own = plan.model is not None
     training = TrainSettings(
-        steps, 8 if own or args.quick else 64, 5e-5 if own else 2e-3, warmup=0.05, schedule="cosine", floor=0.05,
+        steps, 8 if own or args.quick else _rows(plan), 5e-5 if own else 2e-3, warmup=0.05, schedule="cosine", floor=0.05,
         checkpoint_every=max(1, steps // 10), seed=plan.seed,
     )  # fmt: skip
     config = ThinkingTrain(
-        plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0,
+        plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0, jumps=0 if plan.near else None,
         lengths=tuple(plan.operations * times for times in TESTED[plan.task]), tested=10 if args.quick else 200,
-        shape=WINDOWED if plan.name == "window-32" else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
+        shape=NEAR if plan.near else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
         reasoning=MethodSettings(plan.method, most=8), training=training, resume=True,
     )  # fmt: skip
     execute("thinking-states train", config, args.output_dir / plan.place)
+
+
+def _rows(plan: Plan) -> int:
+    """Problems a step: fewer where they are longer."""
+    return max(8, 640 // plan.operations) if TESTED[plan.task][-1:] == (10,) else 64
 
 
 def table(directory: Path) -> None:
@@ -183,11 +194,10 @@ def main() -> int:
         for plan in wanted:
             print(plan.place, flush=True)
             train(args, plan)
-        for task in dict.fromkeys(plan.task for plan in wanted if not plan.name):
-            for operations in dict.fromkeys(plan.operations for plan in wanted if plan.task == task and not plan.name):
-                runs = tuple(sorted(args.output_dir.glob(f"{task}--*--{operations}--*")))
-                place = args.output_dir / f"compared-{task}-{operations}-{len(runs)}"
-                execute("thinking-states compare", ThinkingCompare(runs=runs, resume=True), place)
+        for shown, operations in dict.fromkeys((plan.shown, plan.operations) for plan in wanted if not plan.name):
+            runs = tuple(sorted(args.output_dir.glob(f"{shown}--*--{operations}--*")))
+            place = args.output_dir / f"compared-{shown}-{operations}-{len(runs)}"
+            execute("thinking-states compare", ThinkingCompare(runs=runs, resume=True), place)
     table(args.output_dir)
     return 0
 
