@@ -16,7 +16,7 @@ from shammie.core.schedule import TrainSettings
 from shammie.core.windows import cut_windows
 from shammie.routing import equations as eq
 from shammie.routing.coupling import activations
-from shammie.routing.evaluate import load_records
+from shammie.routing.evaluate import load_records, named
 from shammie.routing.geometry import agreement_records, centroids, replacement_records
 from shammie.routing.modeling import make_model
 from shammie.routing.reading import read_routing, sparse_layers
@@ -302,3 +302,18 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(shammie, texts, tmp_p
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed", "name"),
+    [
+        ("none", {}, "none"),
+        ("kmeans", {}, "kmeans"),
+        ("aux", {"aux_weight": 0.1}, "aux aux_weight=0.1"),
+        ("kmeans", {"bias_rate": 0.003}, "kmeans bias_rate=0.003"),
+        ("kmeans-unbiased", {"decay": 0.9}, "kmeans-unbiased decay=0.9"),
+        ("aux", {"gate": "softmax"}, "aux gate=softmax"),
+    ],
+)
+def test_runs_are_named_after_the_nearest_recipe(recipe, changed, name):
+    assert named(vars(replace(RECIPES[recipe], **changed))) == name

@@ -15,7 +15,7 @@ from shammie.routing import equations as eq
 from shammie.routing.coupling import coupling_records
 from shammie.routing.geometry import agreement_records
 from shammie.routing.reading import Reading, perplexity, read_routing
-from shammie.routing.settings import RoutingSettings
+from shammie.routing.settings import RECIPES, RoutingSettings
 
 Record = dict[str, Any]
 CURVE = 120  # points of a recorded curve
@@ -90,9 +90,17 @@ def compared(run: RunRecord) -> Iterator[Record]:
 
 
 def named(routing: Mapping[str, Any]) -> str:
-    """What differs from the defaults, in short."""
+    """The recipe that comes nearest, and what differs from it."""
     default = vars(RoutingSettings())
-    return " ".join(f"{key}={value}" for key, value in routing.items() if value != default[key]) or "none"
+
+    def distance(name: str) -> tuple[int, int]:
+        recipe = vars(RECIPES[name])
+        shared = sum(recipe[key] != default[key] and value != default[key] for key, value in routing.items())
+        return sum(recipe[key] != value for key, value in routing.items()), -shared
+
+    name = min(RECIPES, key=distance)
+    recipe = vars(RECIPES[name])
+    return " ".join([name, *(f"{key}={value}" for key, value in routing.items() if value != recipe[key])])
 
 
 def _mean(values: Sequence[float]) -> float:

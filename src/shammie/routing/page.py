@@ -195,15 +195,22 @@ def expert_blocks(records: Sequence[Record]) -> list[Block]:
     return blocks
 
 
+def _balanced_by(name: str) -> str:
+    """What keeps loads even in a run of this name."""
+    groups = {"aux": "balancing loss", "loss-free": "bias", "kmeans": "running means"}
+    return next((group for start, group in groups.items() if name.startswith(start)), "other")
+
+
 def front_blocks(records: Sequence[Record]) -> list[Block]:
     """Perplexity against unevenness of every run, a table of all measures, unevenness by step."""
     found = of_kind(records, "compared")
     if not found:
         return [Prose("Nothing is compared yet.")]
-    points = [Point(r["max_violation"], r["perplexity"]["value"], r["name"]) for r in found]
+    points = [Point(r["max_violation"], r["perplexity"]["value"], r["name"], _balanced_by(r["name"])) for r in found]
     chart = scatter(
-        points, x_label="largest load over the mean, less 1", y_label="perplexity", annotate=[r["name"] for r in found]
-    )
+        points, x_label="largest load over the mean, less 1", y_label="perplexity", annotate=[r["name"] for r in found],
+        log_x=all(point.x > 0 for point in points),
+    )  # fmt: skip
     names = ("max_violation", "variation", "dead", "similarity", "score", "alignment", "agreement")
     rows = [[r["name"], r["seed"], r["perplexity"], *(r[name] for name in names)] for r in found]
     heads = [
@@ -223,7 +230,8 @@ def front_blocks(records: Sequence[Record]) -> list[Block]:
         "Aligned: |cosine| of router and own expert over that with others. Centroids: share of experts that centroids choose too."
     )
     curves: dict[str, list[tuple[float, float]]] = {}
-    for r in of_kind(records, "curve"):
+    plain_first = sorted(of_kind(records, "curve"), key=lambda r: (r["seed"], "=" in r["name"]))
+    for r in plain_first:
         curves.setdefault(f"{r['name']}, seed {r['seed']}", []).append((r["step"], r["max_violation"]))
     drawn = dict(list(curves.items())[:_CURVES])
     uneven = line_chart(drawn, x_label="step", y_label="largest load over the mean, less 1", reference=0.0)
