@@ -29,7 +29,7 @@ from shammie.routing.training import train
 
 SIZES = ((4096, 256, 256, 16), (8192, 256, 128, 64), (8192, 512, 256, 64))
 CHOSEN, STEPS = 2, 4
-GROUPS = ("step", "block")
+GROUPS = ("step", *("x".join(map(str, size)) for size in SIZES))
 
 
 def measure_step(report: common.Report, rounds: int) -> None:
@@ -132,10 +132,9 @@ def main() -> int:
     rounds = 2 if args.quick else max(9, args.repeats)
     if "step" in args.only:
         measure_step(report, rounds)
-    if "block" in args.only:
-        for size in SIZES[:1] if args.quick else SIZES:
-            for dtype in (torch.float32, torch.bfloat16):
-                measure_block(report, rounds, size, dtype)
+    for group, size in zip(GROUPS[1:], SIZES[:1] if args.quick else SIZES, strict=False):
+        for dtype in (torch.float32, torch.bfloat16) if group in args.only else ():
+            measure_block(report, rounds, size, dtype)
     return report.finish()
 
 
