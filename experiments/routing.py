@@ -1,11 +1,12 @@
 """The figures of the routing card: the same small sparse decoder trained under every way of routing, and the fronts of two sweeps.
 
-    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing [--only recipes sweeps] [--recipes none] [--quick]
+    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing --steps 800 [--only recipes] [--recipes none] [--quick]
     python experiments/routing.py --output-dir runs/routing --table
     python experiments/routing.py --planted
 
 Recipes on three seeds; the weight of the balancing loss, the rate of the bias and the decay of the running means swept on one. A
-run a directory, each `shammie routing train`; run it again to go on. `--planted` prints how well routers find planted clusters.
+run a directory, each `shammie routing train`; run it again to go on. `geometry` inspects the first seed's models, with centroids and
+chance in the router's place. `--planted` prints how well routers find planted clusters.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from shammie.cli.running import execute
 from shammie.core.intervals import mean_interval
 from shammie.core.run import read_run
 from shammie.core.schedule import TrainSettings
-from shammie.routing.config import RoutingCompare, RoutingTrain
+from shammie.routing.config import RoutingCompare, RoutingInspect, RoutingTrain
 from shammie.routing.evaluate import compared
 from shammie.routing.planted import trained
 from shammie.routing.settings import RECIPES, RoutingSettings, Shape
@@ -39,6 +40,8 @@ SWEPT: dict[str, RoutingSettings] = {
     "none-softmax": replace(RECIPES["none"], gate="softmax"),
     "aux-softmax": replace(RECIPES["aux"], gate="softmax"),
 }
+PARTS = ("recipes", "sweeps", "geometry")
+INSPECTED = ("none", "aux", "loss-free", "kmeans", "random")
 COLUMNS = (
     "max_violation",
     "batch_violation",
@@ -94,6 +97,31 @@ def table(directory: Path) -> None:
             print(f"{name}: perplexity against loss-free {mean_interval(np.array(ratios))}")
 
 
+def by_layer(directory: Path) -> None:
+    """Rank correlation of score and activation, and of another token's scores, by layer: means over seeds."""
+    for name in RECIPES:
+        found: dict[int, list[tuple[float, float]]] = {}
+        for place in sorted(directory.glob(f"{name}--*")):
+            for r in read_run(place).results:
+                if r["kind"] == "score":
+                    found.setdefault(r["layer"], []).append((r["by_token"]["value"], r["control"]["value"]))
+        means = [np.mean(pairs, axis=0) for pairs in found.values()]
+        print(f"{name}: score (control) by layer: " + ", ".join(f"{own:.2f} ({other:.2f})" for own, other in means))
+
+
+def geometry(args: argparse.Namespace) -> None:
+    """Perplexity with the router's choice, centroids' and chance's, and how much of chance's cost centroids undo."""
+    print("| trained | own choice | centroids' | chance's | undone, of log perplexity |\n|---|---|---|---|---|")
+    for name in INSPECTED:
+        place = args.output_dir / f"inspected-{name}"
+        model = args.output_dir / f"{name}--{args.seeds[0]}" / "artifacts" / "model"
+        execute("routing inspect", RoutingInspect(str(model), args.texts, resume=True), place)
+        found = {r["choice"]: r["perplexity"] for r in read_run(place).results if r["kind"] == "replaced"}
+        own, fitted, chance = (np.log(found[how]["value"]) for how in ("own", "centroids", "random"))
+        cells = [f"{p['value']:.2f} [{p['low']:.2f}, {p['high']:.2f}]" for p in found.values()]
+        print(f"| {name} | " + " | ".join(cells) + f" | {(chance - fitted) / (chance - own):.2f} |", flush=True)
+
+
 def planted(seeds: list[int]) -> None:
     """Routers and experts trained on clusters with a map each: share recovered and largest load less 1, by seed."""
     print("| recipe | share recovered, by seed | largest load less 1 |\n|---|---|---|")
@@ -114,7 +142,7 @@ def main() -> int:
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/routing"))
     parser.add_argument("--planted", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=("recipes", "sweeps"), default=["recipes", "sweeps"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, *SWEPT], default=[*RECIPES, *SWEPT])
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -134,9 +162,12 @@ def main() -> int:
         for name, routing, seed in wanted:
             print(name, seed, flush=True)
             train(args, name, routing, seed)
+        if "geometry" in args.only:
+            geometry(args)
         runs = tuple(sorted(args.output_dir.glob("*--*")))
         execute("routing compare", RoutingCompare(runs=runs, resume=True), args.output_dir / f"compared-{len(runs)}")
     table(args.output_dir)
+    by_layer(args.output_dir)
     return 0
 
 

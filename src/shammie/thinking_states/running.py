@@ -107,7 +107,7 @@ def prepare_train(config: ThinkingTrain) -> Task:
 
     for number in range(
         min(corpus.count, _LOOKED)
-    ):  # before anything is written; what comes later is refused when it comes
+    ):  # before anything is written; later ones are refused when they come
         taught(number)
 
     def execute(run: Run) -> int:
