@@ -1,12 +1,12 @@
 """The figures of the routing card: the same small sparse decoder trained under every way of routing, and the fronts of two sweeps.
 
-    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing --steps 800 [--only recipes] [--recipes none] [--quick]
+    python experiments/routing.py --texts wiki.jsonl --output-dir runs/routing --steps 800 [--only recipes] [--quick]
     python experiments/routing.py --output-dir runs/routing --table
     python experiments/routing.py --planted
 
 Recipes on three seeds; the weight of the balancing loss, the rate of the bias and the decay of the running means swept on one. A
-run a directory, each `shammie routing train`; run it again to go on. `geometry` inspects the first seed's models, with centroids and
-chance in the router's place. `--planted` prints how well routers find planted clusters.
+run a directory, each `shammie routing train`; run it again to go on. `geometry` inspects the first seed's models, with centroids
+and chance in the router's place. `--planted` prints how well routers find planted clusters.
 """
 
 from __future__ import annotations
