@@ -97,16 +97,20 @@ def table(directory: Path) -> None:
             print(f"{name}: perplexity against loss-free {mean_interval(np.array(ratios))}")
 
 
-def by_layer(directory: Path) -> None:
-    """Rank correlation of score and activation, and of another token's scores, by layer: means over seeds."""
+def coupling(directory: Path) -> None:
+    """Score against activation by layer, beside another token's scores; alignment by kind of weights. Means over seeds."""
     for name in RECIPES:
-        found: dict[int, list[tuple[float, float]]] = {}
-        for place in sorted(directory.glob(f"{name}--*")):
-            for r in read_run(place).results:
-                if r["kind"] == "score":
-                    found.setdefault(r["layer"], []).append((r["by_token"]["value"], r["control"]["value"]))
-        means = [np.mean(pairs, axis=0) for pairs in found.values()]
-        print(f"{name}: score (control) by layer: " + ", ".join(f"{own:.2f} ({other:.2f})" for own, other in means))
+        scores: dict[int, list[tuple[float, float]]] = {}
+        aligned: dict[str, list[float]] = {}
+        for r in (r for place in sorted(directory.glob(f"{name}--*")) for r in read_run(place).results):
+            if r["kind"] == "score":
+                scores.setdefault(r["layer"], []).append((r["by_token"]["value"], r["control"]["value"]))
+            if r["kind"] == "alignment":
+                aligned.setdefault(r["weights"], []).append(r["ratio"]["value"])
+        means = [np.mean(pairs, axis=0) for pairs in scores.values()]
+        said = ", ".join(f"{own:.2f} ({other:.2f})" for own, other in means)
+        ratios = ", ".join(f"{weights} {np.mean(values):.2f}" for weights, values in aligned.items())
+        print(f"{name}: score (control) by layer {said}; aligned: {ratios}")
 
 
 def geometry(args: argparse.Namespace) -> None:
@@ -167,7 +171,7 @@ def main() -> int:
         runs = tuple(sorted(args.output_dir.glob("*--*")))
         execute("routing compare", RoutingCompare(runs=runs, resume=True), args.output_dir / f"compared-{len(runs)}")
     table(args.output_dir)
-    by_layer(args.output_dir)
+    coupling(args.output_dir)
     return 0
 
 
