@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pico
+from scripts import run_script
 from shammie.core import files
 from shammie.core.errors import BackendError, DataError, NonFiniteError, RunError, ShammieError
 from shammie.core.plain import from_plain, to_plain
@@ -597,13 +598,8 @@ SHARDED = """if True:
 def test_sharded_weights_train_to_the_same_model(tmp_path):
     alone = train_task(tmp_path / "alone").state_dict()
     (tmp_path / "worker.py").write_text(SHARDED)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_FSDP": "true",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(tmp_path / "worker.py"), os.path.dirname(os.path.dirname(__file__)), str(tmp_path / "pair")]  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    line = [tmp_path / "worker.py", os.path.dirname(os.path.dirname(__file__)), tmp_path / "pair"]
+    run_script(tmp_path, *line, processes=2, CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_FSDP="true")
     stored = files.load_tensors(tmp_path / "pair/checkpoint-00000005/model.safetensors")
     for name, tensor in stored.items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5, msg=name)

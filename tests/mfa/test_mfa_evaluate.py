@@ -1,9 +1,6 @@
 """Baselines, structure, steering effects, tasks, several processes, and the tour's chapter, where the truth is known."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
 from pico import build
+from scripts import run_script
 from shammie.core.errors import DataError, NonFiniteError, ShammieError
 from shammie.core.site import Site
 from shammie.mfa.baselines import Principal, SparseAutoencoder, gaussians, nearest
@@ -307,19 +305,10 @@ if torch.distributed.is_initialized():
 
 def test_two_processes_find_what_one_finds(tmp_path):
     (tmp_path / "work.py").write_text(WORKER)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "ACCELERATE_USE_CPU": "1",
-    }
-    alone = subprocess.run(
-        [sys.executable, "work.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    alone, both = (
+        run_script(tmp_path, tmp_path / "work.py", processes=processes, ACCELERATE_USE_CPU="1") for processes in (1, 2)
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "work.py"]
-    both = subprocess.run(
-        launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert both.returncode == 0, both.stderr[-2000:]
-    one, two = ([float(v) for v in done.stdout.split()] for done in (alone, both))
+    one, two = ([float(v) for v in said.split()] for said in (alone, both))
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 

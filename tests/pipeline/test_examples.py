@@ -1,11 +1,10 @@
 """Every example runs as it stands."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from scripts import run_script
 
 ROOT = Path(__file__).parents[2]
 LAUNCHED = {
@@ -18,14 +17,5 @@ PATHS = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name 
 
 @pytest.mark.smollm2
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_example_runs(path):
-    done = subprocess.run(
-        [sys.executable, path],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_example_runs(path, tmp_path):
+    assert run_script(tmp_path, path).strip()

@@ -1,35 +1,21 @@
 """Two processes teach the student that one teaches, with weights whole or spread over them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from pico import build
+from scripts import run_script
 from shammie.core import files
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "sekd_processes.py"
 
 
 def launch(place, output, processes, **environment):
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    line = line if processes > 1 else [sys.executable]
-    line += [
-        str(SCRIPT),
-        str(place / "teacher"),
-        str(place / "student"),
-        str(place / "texts.jsonl"),
-        str(place / output),
-        "4",
-        "24",
-    ]
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    line = [SCRIPT, place / "teacher", place / "student", place / "texts.jsonl", place / output, 4, 24]
+    run_script(place, *line, processes=processes, CUDA_VISIBLE_DEVICES="", **environment)
     return files.load_tensors(place / output / "student" / "model.safetensors")
 
 

@@ -1,24 +1,19 @@
 """Two processes train the model that one trains, with weights whole or spread over them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
+from scripts import run_script
 from shammie.core import files
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "thinking_states_processes.py"
 
 
 def launch(place, processes, **environment):
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    line = line if processes > 1 else [sys.executable]
-    line += [str(SCRIPT), "parity", "thinking", str(place), "3", "0"]  # jumps are drawn by process
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-9000:]
+    place.mkdir()
+    line = [SCRIPT, "parity", "thinking", place, 3, 0]  # jumps are drawn by process
+    run_script(place, *line, processes=processes, CUDA_VISIBLE_DEVICES="", **environment)
     return files.load_tensors(place / "model" / "model.safetensors")
 
 
