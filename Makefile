@@ -12,7 +12,7 @@ tour: $(VENV)/ready-demo
 
 test: $(VENV)/ready-test lint types
 	$(BIN)/shammie fetch smollm2-135m
-	$(PYTEST) -n 2 -m "not real" --durations 25
+	$(PYTEST) -n 2 --dist worksteal -m "not real" --durations 25
 
 test-real: $(VENV)/ready-test
 	$(BIN)/shammie fetch smollm2-135m
