@@ -34,7 +34,7 @@ from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSett
 
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
-STEPS = {"parity": 600, "variables": 3000, "hops": 4000, "stories": 3000}
+STEPS = {"parity": 400, "variables": 3000, "hops": 4000, "stories": 3000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
 NEAR = Shape(window=32)  # attention of 32 tokens, so that all that is further back must come by the states
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
