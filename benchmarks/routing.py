@@ -63,7 +63,7 @@ class Sides:
         with torch.no_grad():
             for weight in self.ours.parameters():
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=noise))
-        copied = rows * self.neurons * self.width * dtype.itemsize  # batched_mm copies a weight a row: at 2 GiB it takes minutes
+        copied = rows * self.neurons * self.width * dtype.itemsize  # by batched_mm, which takes minutes at 2 GiB
         self.paths = ("eager", "batched_mm", "grouped_mm") if copied < 2**31 else ("eager", "grouped_mm")
 
     def choose(self) -> None:
