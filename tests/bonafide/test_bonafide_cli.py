@@ -65,7 +65,7 @@ class Actor:
 @pytest.fixture
 def acted(monkeypatch):
     model = pico.shared("llama")
-    model.name = "model"
+    monkeypatch.setattr(model, "name", "model")
     monkeypatch.setattr("shammie.bonafide.running.open_backend", lambda *_: (Actor(model), model))
 
 
