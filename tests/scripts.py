@@ -7,6 +7,9 @@ import runpy
 import socket
 import sys
 import time
+from unittest.mock import patch
+
+from torch import distributed
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["accelerate", "torch.distributed.fsdp", "shammie.core.model", "shammie.core.generate"])
@@ -18,7 +21,9 @@ def _work(line, place, out, environment):
     for stream in (1, 2):
         os.dup2(os.open(f"{out}{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
     sys.argv, sys.path[:0] = line, [os.path.dirname(line[0])]
-    runpy.run_path(line[0], run_name="__main__")
+    with patch("torch.distributed.init_process_group", wraps=distributed.init_process_group) as joined:
+        runpy.run_path(line[0], run_name="__main__")
+    assert joined.called == ("WORLD_SIZE" in environment), "processes of a group must not each work alone"
 
 
 def _group(processes):

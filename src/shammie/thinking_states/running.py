@@ -105,9 +105,7 @@ def prepare_train(config: ThinkingTrain) -> Task:
             raise DataError(f"problem {number}: {why}; raise it, or take a smaller --chunk")
         return example
 
-    for number in range(
-        min(corpus.count, _LOOKED)
-    ):  # before anything is written; later ones are refused when they come
+    for number in range(min(corpus.count, _LOOKED)):  # before anything is written; later ones when they come
         taught(number)
 
     def execute(run: Run) -> int:
