@@ -6,8 +6,8 @@
     python experiments/thinking_states.py --masked coin/artifacts/model
 
 Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
-trained up to N operations, as many tokens a step whatever N, and tested on N to ten times N: with position jumps, and with
-attention that reaches back 32 tokens (`-near`); hops and stories with all five methods. A run a directory, each
+trained up to N operations, as many tokens a step whatever N, and tested on N to 100: with position jumps, and with
+attention that reaches back 12 tokens (`-near`); hops and stories with all five methods. A run a directory, each
 `shammie thinking-states train`; run it again to go on. `--masked` prints how many thoughts of a parity model are right after right
 ones when its attention reaches back fewer and fewer tokens.
 """
@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -33,17 +34,14 @@ from shammie.thinking_states.running import open_reasoner, tested_problems
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
 
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
+ARMS = ("jumps", "near")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
-STEPS = {"parity": 400, "variables": 3000, "hops": 4000, "stories": 3000}
+STEPS = {"parity": 400, "variables": 3000, "hops": 1500, "stories": 2000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
-NEAR = Shape(window=32)  # attention of 32 tokens, so that all that is further back must come by the states
+ROWS = {"parity": 640, "variables": 320, "hops": 192, "stories": 96}  # problems a step, times the longest
+NEAR = Shape(window=12)  # attention of 12 tokens: two chunks; all that is further back must come by the states
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
-TESTED = {
-    "parity": (1, 2, 4, 10),
-    "variables": (1, 2, 4, 10),
-    "hops": (),
-    "stories": (1, 2),
-}  # times the longest trained on
+LENGTHS = (10, 20, 40, 100)  # operations that parity and variables are tested on, from the longest trained on (paper)
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,9 @@ def plans(args: argparse.Namespace) -> Iterator[Plan]:
     """What is trained, the cheapest parts first."""
     seeds = args.seeds
     if "lengths" in args.only:
-        for task, near in (("parity", True), ("parity", False), ("variables", True), ("variables", False)):
-            for operations in (10, 20, 40):
-                for seed in seeds:
-                    for method in METHODS[:3]:
-                        yield Plan(task, method, seed, operations, ThinkingSettings(CHUNKS[task]), near=near)
+        for task, arm, operations, seed in product(("parity", "variables"), args.arms, (10, 20, 40), seeds):
+            for method in METHODS[:3]:
+                yield Plan(task, method, seed, operations, ThinkingSettings(CHUNKS[task]), near=arm == "near")
     if "reasoning" in args.only:
         for task in ("hops", "stories"):
             for seed in seeds:
@@ -103,22 +99,19 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
     """One training, unless it is there."""
     steps = 10 if args.quick else args.steps or STEPS[plan.task]
     own = plan.model is not None
+    lengths = {"hops": (), "stories": (3, 6)}.get(plan.task, tuple(n for n in LENGTHS if n >= plan.operations))
+    rows = 8 if own or args.quick else ROWS[plan.task] // plan.operations
     training = TrainSettings(
-        steps, 8 if own or args.quick else _rows(plan), 5e-5 if own else 2e-3, warmup=0.05, schedule="cosine", floor=0.05,
+        steps, rows, 5e-5 if own else 2e-3, warmup=0.05, schedule="cosine", floor=0.05,
         checkpoint_every=max(1, steps // 10), seed=plan.seed,
     )  # fmt: skip
     config = ThinkingTrain(
         plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0, jumps=0 if plan.near else None,
-        lengths=tuple(plan.operations * times for times in TESTED[plan.task]), tested=10 if args.quick else 200,
+        lengths=lengths, tested=10 if args.quick else 200,
         shape=NEAR if plan.near else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
         reasoning=MethodSettings(plan.method, most=8), training=training, resume=True,
     )  # fmt: skip
     execute("thinking-states train", config, args.output_dir / plan.place)
-
-
-def _rows(plan: Plan) -> int:
-    """Problems a step: fewer where they are longer."""
-    return max(8, 640 // plan.operations) if TESTED[plan.task][-1:] == (10,) else 64
 
 
 def table(directory: Path) -> None:
@@ -178,6 +171,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="of the part lengths")
     parser.add_argument("--model", default="smollm2-135m", help="of the part pretrained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each task's own")

@@ -176,11 +176,12 @@ def test_a_training_that_was_cut_ends_bit_for_bit_the_same(recipe, tmp_path):
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "cut" / "metrics.jsonl").read_text()
 
 
-def test_the_loss_is_the_models_own_and_the_vocabulary_is_never_whole(monkeypatch):
+@pytest.mark.parametrize("rows", [5, 24])  # of 24: in blocks, and at once
+def test_the_loss_is_the_models_own_and_the_vocabulary_is_never_whole(rows, monkeypatch):
     made = make_model(SMALL, RECIPES["none"], byte_tokenizer())
     ids = torch.randint(2, 250, (3, 9), generator=torch.Generator().manual_seed(0))
     states = made.model(input_ids=ids[:, :-1]).last_hidden_state
-    monkeypatch.setattr("shammie.core.loss._HEAD_BYTES", 4 * 258 * 5)
+    monkeypatch.setattr("shammie.core.loss._HEAD_BYTES", 4 * 260 * rows)
     found = token_losses(made.lm_head, states.flatten(0, 1), ids[:, 1:].flatten(), 260).sum()
     wanted = functional.cross_entropy(
         made(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"

@@ -100,6 +100,9 @@ def load_cases(source: str, *, limit: int | None = None) -> CaseSet:
         found = list(_pairs())
     elif source.lower().endswith(".json"):
         found = list(_counterfact(Path(source)))
+    elif not Path(source).suffix:
+        sets = ", ".join([*(GEONAMES + name for name in _ASKED), WINOGRAD])
+        raise DataError(f"there are no cases {source!r}; give {sets}, or a .json or .jsonl file")
     else:
         found = list(load_records(Path(source), Case).records)
     if limit is not None and limit < 1:

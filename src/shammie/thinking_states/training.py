@@ -22,6 +22,7 @@ from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSett
 Source = Callable[[int], Example]
 """An example by number, the same whenever it is asked for."""
 _BLOCKS = 2  # layers of a thinking model beside its backbone's
+_TOGETHER = 16  # examples of like length that a pass takes, so that little of it is padding
 
 
 def make_backbone(
@@ -96,12 +97,18 @@ def train(
             generator = torch.Generator().manual_seed(step.seed)
             shown: list[dict[str, Any]] = []
             for piece in step.pieces:
-                with training.autocast():
-                    found = learner([source(item) for item in piece], step.number / settings.steps, generator)
-                training.backward(found.total, found.weight)
-                shown.append(found.parts)
+                examples = sorted((source(item) for item in piece), key=_tokens)
+                for at in range(0, len(examples), _TOGETHER):
+                    with training.autocast():
+                        found = learner(examples[at : at + _TOGETHER], step.number / settings.steps, generator)
+                    training.backward(found.total, found.weight)
+                    shown.append(found.parts)
             training.log({name: sum(parts[name] for parts in shown) / len(shown) for name in shown[0]})
             if every and (step.number + 1) % every == 0:
                 accuracy = check()
                 training.log({"accuracy": accuracy})
                 training.stopped = accuracy == 1
+
+
+def _tokens(example: Example) -> int:
+    return len(example.question) + sum(map(len, example.steps))
