@@ -250,7 +250,7 @@ def test_sources_of_cases(tmp_path) -> None:
     assert (case.base, case.counter, case.claim) == (("violin",), ("piano",), "Ada plays the piano.")
     with pytest.raises(DataError, match="geonames:capital"):
         load_cases("geonames:river")
-    with pytest.raises(DataError, match="no cases 'capitals'; give geonames:capital, .* winograd:"):
+    with pytest.raises(DataError, match=r"no cases 'capitals'; give geonames:capital, .* winograd:"):
         load_cases("capitals")
 
 
