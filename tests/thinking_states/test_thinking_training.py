@@ -16,6 +16,7 @@ from shammie.thinking_states.coconut import Coconut
 from shammie.thinking_states.config import ThinkingTrain
 from shammie.thinking_states.evaluate import answers, causal, passes
 from shammie.thinking_states.methods import Plain, after_marker, removed
+from shammie.thinking_states.page import across
 from shammie.thinking_states.problems import Layout, Problem, Step
 from shammie.thinking_states.running import corpus_of
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
@@ -159,6 +160,21 @@ def test_a_training_that_was_cut_ends_bit_for_bit_the_same(method, tmp_path):
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "cut" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("method", ["thinking", "cot"])
+def test_examples_of_like_length_together_give_the_step_of_all_at_once(method, tmp_path, monkeypatch):
+    found = []
+    for together in (3, 100):
+        monkeypatch.setattr("shammie.thinking_states.training._TOGETHER", together)
+        reasoner = fresh(method)
+        reasoner.jumps = 0.0  # jumps are drawn pass by pass
+        own = some(reasoner, 10, 6)
+        settings = TrainSettings(2, 10, 1e-2, checkpoint_every=0)
+        train(reasoner, own.__getitem__, 10, settings, tmp_path / str(together), check=lambda: 0.0)
+        lines = (tmp_path / str(together) / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["loss"] for line in lines])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_training_ends_when_every_checked_problem_is_right(tmp_path):
     reasoner, seen = fresh("direct"), []
     source = some(reasoner, 4)
@@ -223,6 +239,12 @@ def test_train_evaluate_think_and_compare_as_typed(shammie, tmp_path):
     assert shammie(*line)[0] == 0
     assert {r["method"] for r in results(tmp_path / "both")} == {"thinking", "cot"}
     assert "Forward passes a question" in (tmp_path / "both" / "report.html").read_text()
+
+
+def test_seeds_are_compared_by_their_mean_and_range():
+    one, two = ({"accuracy": {"value": value, "low": 0.0, "high": 1.0, "n": 9}} for value in (0.5, 0.75))
+    assert across([one]) == one["accuracy"]
+    assert across([one, two]) == {"value": 0.625, "low": 0.5, "high": 0.75, "n": 2}
 
 
 def test_bad_input_is_one_sentence(shammie, tmp_path):

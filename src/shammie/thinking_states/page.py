@@ -184,25 +184,43 @@ def record_of(records: Sequence[Record]) -> Record:
 
 
 def compare_blocks(records: Sequence[Record]) -> list[Block]:
-    """Accuracy by length, a curve a method, means over seeds."""
+    """Accuracy by length, a curve a method over its seeds, and every seed's own."""
     found = of_kind(records, "accuracy")
     if not found:
         return [Prose("Nothing is compared yet.")]
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for method in dict.fromkeys(r["method"] for r in found):
-        own = [r for r in found if r["method"] == method]
-        lengths = sorted({r["length"] for r in own})
-        curves[NAMES[method]] = [(n, _mean([r["accuracy"]["value"] for r in own if r["length"] == n])) for n in lengths]
-    rows = [[NAMES[r["method"]], r["seed"], r["length"] or "all", r["accuracy"], r["unread"]] for r in found]
-    table = Table(["method", "seed", "operations", "right answers", "no answer"], rows)
-    if max(map(len, curves.values())) == 1:
-        bars = [number(f"{NAMES[r['method']]}, seed {r['seed']}", r["accuracy"]) for r in found]
-        return [Figure(interval_bars(bars, limits=(0, 1)), "Right answers"), table]
-    controls = [_CONTROL] if _CONTROL in curves else []
-    chart = line_chart(
-        curves, x_label="operations", y_label="share of right answers", y_limits=(0, 1), controls=controls
+    methods, lengths = list(dict.fromkeys(r["method"] for r in found)), sorted({r["length"] for r in found})
+    seeds: dict[tuple[str, int], dict[int, Record]] = {}
+    for r in found:
+        seeds.setdefault((r["method"], r["seed"]), {})[r["length"]] = r
+    rows = [
+        [NAMES[method], seed, *(own[n]["accuracy"] if n in own else "" for n in lengths), sum(r["unread"] for r in own.values())]
+        for (method, seed), own in seeds.items()
+    ]  # fmt: skip
+    table = Table(
+        ["method", "seed", *(f"{n} operations" if n else "right answers" for n in lengths), "no answer"], rows
     )
-    return [Figure(chart, "Accuracy by length", "Means over seeds."), table]
+    points = {
+        NAMES[method]: {n: across(own) for n in lengths if (own := [r for r in found if (r["method"], r["length"]) == (method, n)])}
+        for method in methods
+    }  # fmt: skip
+    note = "Means over seeds, from the worst seed to the best; a seed alone has the interval of its problems."
+    if len(lengths) == 1:
+        bars = [number(name, own[lengths[0]]) for name, own in points.items()]
+        return [Figure(interval_bars(bars, limits=(0, 1)), "Right answers", note), table]
+    chart = line_chart(
+        {name: [sample(n, estimate) for n, estimate in own.items()] for name, own in points.items()},
+        x_label="operations", y_label="share of right answers", y_limits=(0, 1),
+        controls=[_CONTROL] if _CONTROL in points else [],
+    )  # fmt: skip
+    return [Figure(chart, "Accuracy by length", note), table]
+
+
+def across(seeds: Sequence[Record]) -> Record:
+    """The mean accuracy of some seeds with its range; a seed alone keeps its interval."""
+    if len(seeds) == 1:
+        return seeds[0]["accuracy"]
+    values = [r["accuracy"]["value"] for r in seeds]
+    return {"value": sum(values) / len(values), "low": min(values), "high": max(values), "n": len(values)}
 
 
 def cost_blocks(records: Sequence[Record]) -> list[Block]:
@@ -213,7 +231,3 @@ def cost_blocks(records: Sequence[Record]) -> list[Block]:
     bars = [number(f"{NAMES[r['method']]}, {r['prefill']}, seed {r['seed']}", r["decoder"]) for r in found]
     note = "One question at a time; passes of a thinking model's blocks, of one layer each, stand in results.jsonl."
     return [Figure(interval_bars(bars, value_label="passes of the decoder"), "Forward passes a question", note)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
