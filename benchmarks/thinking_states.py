@@ -31,7 +31,12 @@ GROUPS = ("training", "reading", "answers")
 
 
 class Scripted:
-    """Thoughts as a script has them: the model thinks its own, and the script's are taken."""
+    """Thoughts as a script has them: the model thinks its own, and the script's are taken.
+
+    `fewer` counts, over all scripts, the thoughts that the model ended sooner than the script, which would flatter it.
+    """
+
+    fewer = 0
 
     def __init__(self, module: torch.nn.Module, thoughts: Sequence[Sequence[int]]) -> None:
         self.module, self.script, self.at = module, [list(thought) for thought in thoughts], 0
@@ -54,7 +59,7 @@ class Scripted:
         self.at += 1
         self.module.settings = replace(settings, longest=len(thought) + 1)
         try:
-            self.thoughts(hidden, filled)
+            Scripted.fewer += len(self.thoughts(hidden, filled)[0]) < len(thought)
         finally:
             self.module.settings = settings
         return [thought]
@@ -162,6 +167,7 @@ def measure_answers(report: common.Report, made: dict[str, Reasoner], rounds: in
         report.add(
             common.Line(f"answers, thinking / chain of thought, {task}", measured, goal, note=note, seconds=seconds)
         )
+    report.check("thoughts ended sooner than the right ones", Scripted.fewer, 0)
 
 
 def main() -> int:
