@@ -2,7 +2,7 @@
 
     python experiments/thinking_states.py --output-dir runs/thinking [--only lengths reasoning ablations] [--quick]
     python experiments/thinking_states.py --output-dir runs/thinking --only pretrained --model smollm2-135m
-    python experiments/thinking_states.py --output-dir runs/thinking --table
+    python experiments/thinking_states.py --output-dir runs/thinking --table [--records FILE]
     python experiments/thinking_states.py --masked coin/artifacts/model
 
 Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
@@ -15,6 +15,7 @@ ones when its attention reaches back fewer and fewer tokens.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ ARMS = ("jumps", "near")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
 STEPS = {"parity": 400, "variables": 3000, "hops": 1500, "stories": 2000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
-ROWS = {"parity": 640, "variables": 320, "hops": 192, "stories": 96}  # problems a step, times the longest
+ROWS = {"parity": 640, "variables": 640, "hops": 192, "stories": 96}  # problems a step, times the longest
 NEAR = Shape(window=12)  # attention of 12 tokens: two chunks; all that is further back must come by the states
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
 LENGTHS = (10, 20, 40, 100)  # operations that parity and variables are tested on, from the longest trained on (paper)
@@ -137,6 +138,17 @@ def table(directory: Path) -> None:
         print(f"| {name} | {length} | {len(own['accuracy'])} | " + " | ".join(cells) + " |")
 
 
+def keep(directory: Path, path: Path) -> None:
+    """Put what finished runs measured into a file of records, a line each, in the place of what it had of them."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for place in sorted(directory.glob("*--*")):
+        record = read_run(place)
+        if record.status == "finished":
+            found = [r for r in record.results if r["kind"] in ("accuracy", "thoughts", "causal", "passes")]
+            lines = [line for line in lines if line["run"] != place.name] + [{"run": place.name, **r} for r in found]
+    path.write_text("".join(json.dumps(line) + "\n" for line in sorted(lines, key=lambda line: line["run"])))
+
+
 def masked(model: str, length: int = 100, count: int = 100) -> None:
     """Thoughts after right ones under attention that is cut off, on questions no training saw."""
     reasoner = open_reasoner(model)
@@ -177,6 +189,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="instead of each task's own")
     parser.add_argument("--masked", metavar="MODEL", help="a trained parity model")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--records", type=Path, help="a .jsonl that keeps what is measured")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.masked:
@@ -192,6 +205,8 @@ def main() -> int:
             runs = tuple(sorted(args.output_dir.glob(f"{shown}--*--{operations}--*")))
             place = args.output_dir / f"compared-{shown}-{operations}-{len(runs)}"
             execute("thinking-states compare", ThinkingCompare(runs=runs, resume=True), place)
+    if args.records:
+        keep(args.output_dir, args.records)
     table(args.output_dir)
     return 0
 
