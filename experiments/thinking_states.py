@@ -4,12 +4,13 @@
     python experiments/thinking_states.py --output-dir runs/thinking --only pretrained --model smollm2-135m
     python experiments/thinking_states.py --output-dir runs/thinking --table [--records FILE]
     python experiments/thinking_states.py --masked coin/artifacts/model
+    python experiments/thinking_states.py --statements run/artifacts/model
 
 Small decoders from scratch, every method with the same problems, weights, position jumps and steps. Parity and variables are
 trained up to N operations, as many tokens a step whatever N, and tested on N to 100: with position jumps, and with
 attention that reaches back 12 tokens (`-near`); hops and stories with all five methods. A run a directory, each
 `shammie thinking-states train`; run it again to go on. `--masked` prints how many thoughts of a parity model are right after right
-ones when its attention reaches back fewer and fewer tokens.
+ones when its attention reaches back fewer and fewer tokens, `--statements` what a variables model gets right.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from shammie.core.schedule import TrainSettings
 from shammie.core.stats import proportion
 from shammie.thinking_states.config import ThinkingCompare, ThinkingTrain
 from shammie.thinking_states.methods import Thinking
+from shammie.thinking_states.problems import Example
 from shammie.thinking_states.running import open_reasoner, tested_problems
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
+from shammie.thinking_states.tasks import VARIABLES
 
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 ARMS = ("jumps", "near")
@@ -151,22 +154,53 @@ def keep(directory: Path, path: Path) -> None:
 
 def masked(model: str, length: int = 100, count: int = 100) -> None:
     """Thoughts after right ones under attention that is cut off, on questions no training saw."""
+    print(f"| tokens that attention reaches back | thoughts right, {length} flips |\n|---|---|")
+    reasoner, examples = _asked(model, "parity", length, count)
+    for window in (max(len(example.question) for example in examples), 300, 120, 60, 30, 15):
+        right, real = _right(reasoner, examples, window)
+        whole = (right | ~real).all(1)
+        print(f"| {window} | {proportion(int(whole.sum()), len(whole))} |", flush=True)
+
+
+def statements(model: str, length: int = 10, count: int = 150) -> None:
+    """Values in thoughts after right ones, by what a statement of the variables task does to the variable that it sets."""
+    reasoner, examples = _asked(model, "variables", length, count)
+    right, _ = _right(reasoner, examples)
+    found: dict[str, list[bool]] = {}
+    row = 0
+    for example in examples:
+        said = iter([part.split() for part in example.problem.question.split(" . ")][len(VARIABLES) :])
+        for thought in example.thoughts:
+            for number in range(len(thought) // len(VARIABLES)):
+                name, _, *value = next(said)
+                kind = "sum or difference" if len(value) > 1 else "constant" if value[0].isdigit() else "copy"
+                at = number * len(VARIABLES) + VARIABLES.index(name)
+                found.setdefault(kind + (", second in its chunk" if number else ""), []).append(bool(right[row, at]))
+            row += 1
+    print("| statement | value right |\n|---|---|")
+    for kind, values in sorted(found.items()):
+        print(f"| {kind} | {proportion(sum(values), len(values))} |")
+
+
+def _asked(model: str, task: str, length: int, count: int) -> tuple[Thinking, list[Example]]:
     reasoner = open_reasoner(model)
     assert isinstance(reasoner, Thinking)
-    examples = [reasoner.layout.encode(problem) for problem in tested_problems("parity", length, count, 5)]
+    return reasoner, [reasoner.layout.encode(problem) for problem in tested_problems(task, length, count, 5)]
+
+
+def _right(reasoner: Thinking, examples: list[Example], window: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens of each chunk's thought are right after right thoughts, and which are real; a window of 0 is all."""
     batch = pad([example.question for example in examples])
     token = torch.arange(batch.ids.shape[1])
     back = token[:, None] - token
+    near = (back >= 0) & (back < (window or len(token)))
+    mask = torch.zeros(near.shape).masked_fill(~near, torch.finfo(torch.float32).min)
     position = token.expand(len(examples), -1)
-    print(f"| tokens that attention reaches back | thoughts right, {length} flips |\n|---|---|")
-    for window in (len(token), 300, 120, 60, 30, 15):
-        near = (back >= 0) & (back < window)
-        mask = torch.zeros(near.shape).masked_fill(~near, torch.finfo(torch.float32).min)
-        with torch.no_grad():
-            _, hidden = reasoner.forced(examples, batch.ids, mask.expand(len(examples), 1, -1, -1), position)
-            states, targets, real = reasoner.thought_states(examples, hidden)
-            right = ((reasoner.module.thought_logits(states).argmax(-1) == targets) | ~real).all(1)
-        print(f"| {window} | {proportion(int(right.sum()), len(right))} |", flush=True)
+    own = mask.expand(len(examples), 1, -1, -1) if window else batch.mask
+    with torch.no_grad():
+        _, hidden = reasoner.forced(examples, batch.ids, own, position)
+        states, targets, real = reasoner.thought_states(examples, hidden)
+        return reasoner.module.thought_logits(states).argmax(-1) == targets, real
 
 
 def _cell(values: list[float]) -> str:
@@ -188,12 +222,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each task's own")
     parser.add_argument("--masked", metavar="MODEL", help="a trained parity model")
+    parser.add_argument("--statements", metavar="MODEL", help="a trained variables model")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--records", type=Path, help="a .jsonl that keeps what is measured")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    if args.masked:
-        masked(args.masked)
+    if args.masked or args.statements:
+        masked(args.masked) if args.masked else statements(args.statements)
         return 0
     if not args.table:
         torch.set_num_threads(1)
