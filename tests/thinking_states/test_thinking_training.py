@@ -16,7 +16,7 @@ from shammie.thinking_states.coconut import Coconut
 from shammie.thinking_states.config import ThinkingTrain
 from shammie.thinking_states.evaluate import answers, causal, passes
 from shammie.thinking_states.methods import Plain, after_marker, removed
-from shammie.thinking_states.page import across
+from shammie.thinking_states.page import across, compare_blocks
 from shammie.thinking_states.problems import Layout, Problem, Step
 from shammie.thinking_states.running import corpus_of
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
@@ -245,6 +245,10 @@ def test_seeds_are_compared_by_their_mean_and_range():
     one, two = ({"accuracy": {"value": value, "low": 0.0, "high": 1.0, "n": 9}} for value in (0.5, 0.75))
     assert across([one]) == one["accuracy"]
     assert across([one, two]) == {"value": 0.625, "low": 0.5, "high": 0.75, "n": 2}
+    head = {"kind": "accuracy", "method": "cot", "seed": 3}
+    rows = [{**head, "length": n, "unread": n / 100, **own} for n, own in ((10, one), (30, two))]
+    table = compare_blocks(rows)[-1]
+    assert table.rows == [["chain of thought", 3, one["accuracy"], two["accuracy"], 0.2]]
 
 
 def test_bad_input_is_one_sentence(shammie, tmp_path):

@@ -193,11 +193,15 @@ def compare_blocks(records: Sequence[Record]) -> list[Block]:
     for r in found:
         seeds.setdefault((r["method"], r["seed"]), {})[r["length"]] = r
     rows = [
-        [NAMES[method], seed, *(own[n]["accuracy"] if n in own else "" for n in lengths), sum(r["unread"] for r in own.values())]
+        [
+            NAMES[method], seed, *(own[n]["accuracy"] if n in own else "" for n in lengths),
+            sum(r["unread"] for r in own.values()) / len(own),
+        ]
         for (method, seed), own in seeds.items()
     ]  # fmt: skip
     table = Table(
-        ["method", "seed", *(f"{n} operations" if n else "right answers" for n in lengths), "no answer"], rows
+        ["method", "seed", *(f"{n} operations" if n else "right answers" for n in lengths), "share without answer"],
+        rows,
     )
     points = {
         NAMES[method]: {n: across(own) for n in lengths if (own := [r for r in found if (r["method"], r["length"]) == (method, n)])}
