@@ -40,10 +40,11 @@ from shammie.thinking_states.tasks import VARIABLES
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 ARMS = ("jumps", "near")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
-STEPS = {"parity": 400, "variables": 3000, "hops": 1500, "stories": 2000}
+STEPS = {"parity": 1600, "variables": 6000, "hops": 2000, "stories": 4000}
 SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
-ROWS = {"parity": 640, "variables": 640, "hops": 192, "stories": 96}  # problems a step, times the longest
+ROWS = {"parity": 160, "variables": 160, "hops": 96, "stories": 48}  # problems a step, times the longest
 NEAR = Shape(window=12)  # attention of 12 tokens: two chunks; all that is further back must come by the states
+LATENTS = {"hops": (2, 1)}  # Coconut: of a step, and steps that are replaced at most; the chain of two hops has one
 CHUNKS = {"parity": 6, "variables": 6, "hops": 4, "stories": 8}
 LENGTHS = (10, 20, 40, 100)  # operations that parity and variables are tested on, from the longest trained on (paper)
 
@@ -113,7 +114,7 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
         plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0, jumps=0 if plan.near else None,
         lengths=lengths, tested=10 if args.quick else 200,
         shape=NEAR if plan.near else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
-        reasoning=MethodSettings(plan.method, most=8), training=training, resume=True,
+        reasoning=MethodSettings(plan.method, *LATENTS.get(plan.task, (1, 8))), training=training, resume=True,
     )  # fmt: skip
     execute("thinking-states train", config, args.output_dir / plan.place)
 
@@ -169,7 +170,7 @@ def statements(model: str, length: int = 10, count: int = 150) -> None:
     found: dict[str, list[bool]] = {}
     row = 0
     for example in examples:
-        said = iter([part.split() for part in example.problem.question.split(" . ")][len(VARIABLES) :])
+        said = iter([part.split() for part in example.problem.question.split(" . ")][len(VARIABLES) - 1 :])
         for thought in example.thoughts:
             for number in range(len(thought) // len(VARIABLES)):
                 name, _, *value = next(said)

@@ -21,7 +21,7 @@ from shammie.thinking_states.problems import Layout, Problem, Step
 from shammie.thinking_states.running import corpus_of
 from shammie.thinking_states.settings import MethodSettings, Shape, ThinkingSettings
 from shammie.thinking_states.tasks import TASKS
-from shammie.thinking_states.training import make_reasoner, scratch, train
+from shammie.thinking_states.training import make_backbone, make_reasoner, scratch, train
 
 METHODS = ("thinking", "direct", "cot", "icot", "coconut")
 SMALL = Shape(layers=3, width=16, heads=2, neurons=24)
@@ -47,6 +47,14 @@ def examples(layout):
         layout.encode(Problem("abc de", (Step("x", 2), Step("y", 4)), "no")),
         layout.encode(Problem("q", (Step("zz", 1),), "yes")),
     ]
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_fresh_weights_begin_as_large_as_width_asks_for(width):
+    backbone = make_backbone(Shape(2, width, 2, 3 * width), word_tokenizer(PARITY.words))
+    for name, weight in backbone.named_parameters():
+        if weight.dim() == 2:
+            assert weight.std().item() == pytest.approx(width**-0.5, rel=0.1), name
 
 
 @pytest.mark.parametrize("method", ["direct", "cot"])

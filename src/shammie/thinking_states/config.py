@@ -22,7 +22,7 @@ TaskName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
 Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 SHIPPED = "shipped"
-_TRAINING = TrainSettings(steps=2000, batch_size=64, learning_rate=2e-3, warmup=0.05, schedule="cosine", floor=0.05)
+_TRAINING = TrainSettings(steps=2000, batch_size=16, learning_rate=2e-3, warmup=0.05, schedule="cosine", floor=0.05)
 
 
 @dataclass(frozen=True)

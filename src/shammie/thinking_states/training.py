@@ -28,14 +28,17 @@ _TOGETHER = 16  # examples of like length that a pass takes, so that little of i
 def make_backbone(
     shape: Shape, tokenizer: PreTrainedTokenizerBase, *, extra: int = 0, longest: int = 4096, seed: int = 0
 ) -> PreTrainedModel:
-    """A fresh decoder of Llama's kind (Mistral's with a window) in float32, with `extra` layers more. Same seed, same weights."""
+    """A fresh decoder of Llama's kind (Mistral's with a window) in float32, with `extra` layers more. Same seed, same weights.
+
+    Weights begin as large as width asks for (1/√width): the families' 0.02 is that of wide models, and keeps narrow ones on plateaus.
+    """
     windowed = {"sliding_window": shape.window, "num_key_value_heads": shape.heads} if shape.window else {}
     config = AutoConfig.for_model(
         "mistral" if shape.window else "llama", **windowed, vocab_size=len(tokenizer), hidden_size=shape.width,
         intermediate_size=shape.neurons,
         num_hidden_layers=shape.layers + extra, num_attention_heads=shape.heads, max_position_embeddings=longest,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
+        tie_word_embeddings=False, initializer_range=shape.width**-0.5,
     )  # fmt: skip
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
