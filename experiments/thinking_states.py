@@ -40,8 +40,8 @@ from shammie.thinking_states.tasks import VARIABLES
 PARTS = ("lengths", "reasoning", "ablations", "pretrained")
 ARMS = ("jumps", "near")
 METHODS = ("thinking", "cot", "direct", "icot", "coconut")
-STEPS = {"parity": 1600, "variables": 6000, "hops": 2000, "stories": 4000}
-SHAPES = {"hops": Shape(width=128, neurons=352), "stories": Shape(width=128, neurons=352)}
+STEPS = {"parity": 1_600, "variables": 6_000, "hops": 2_000, "stories": 12_000}
+SHAPES = {"hops": Shape(width=128, neurons=352)}
 ROWS = {"parity": 160, "variables": 160, "hops": 96, "stories": 48}  # problems a step, times the longest
 NEAR = Shape(window=12)  # attention of 12 tokens: two chunks; all that is further back must come by the states
 LATENTS = {"hops": (2, 1)}  # Coconut: of a step, and steps that are replaced at most; the chain of two hops has one
@@ -111,7 +111,7 @@ def train(args: argparse.Namespace, plan: Plan) -> None:
         checkpoint_every=max(1, steps // 10), seed=plan.seed,
     )  # fmt: skip
     config = ThinkingTrain(
-        plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0, jumps=0 if plan.near else None,
+        plan.task, args.output_dir, model=plan.model, operations=plan.operations, check_every=0, jumps=0.0 if plan.near else None,
         lengths=lengths, tested=10 if args.quick else 200,
         shape=NEAR if plan.near else SHAPES.get(plan.task, Shape()), thinking=plan.thinking,
         reasoning=MethodSettings(plan.method, *LATENTS.get(plan.task, (1, 8))), training=training, resume=True,

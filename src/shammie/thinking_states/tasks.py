@@ -13,7 +13,7 @@ NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn")
 MODULUS, VARIABLES = 10, ("a", "b", "c")
 ENTITIES, RELATIONS = 60, ("boss", "friend", "mother", "teacher", "neighbour", "doctor")
 HELD_OUT = 5  # of the compositions of two relations one in so many is never trained on
-ITEMS, MOST = ("apples", "books", "coins"), 20  # a person owns at most so many, so that all sums occur often
+ITEMS, MOST = ("apples", "books", "coins"), 12  # a person owns at most so many, so that all sums occur often
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _event(draw: random.Random, text: _Text, owned: dict[str, int], item: str) -
     name = draw.choice(list(owned))
     other = next(person for person in owned if person != name)
     kind = draw.choice(("buys", "gives", "loses", "doubles"))
-    bags, each, count = draw.randint(2, 4), draw.randint(2, 4), draw.randint(1, max(1, owned[name] - 1))
+    bags, each, count = draw.randint(2, 3), draw.randint(2, 3), draw.randint(1, max(1, owned[name] - 1))
     fits = {
         "buys": owned[name] + bags * each, "gives": owned[other] + count, "loses": 0, "doubles": 2 * owned[name],
     }[kind] <= MOST  # fmt: skip
@@ -164,7 +164,7 @@ def _event(draw: random.Random, text: _Text, owned: dict[str, int], item: str) -
 def _sum(text: _Text, owned: dict[str, int], name: str, sign: str, count: int) -> None:
     before = owned[name]
     owned[name] = before + count if sign == "+" else before - count
-    text.know(f"{before} {sign} {count} = {owned[name]} ;")
+    text.know(f"{name} {before} {sign} {count} = {owned[name]} ;")
 
 
 def _words(*texts: str) -> tuple[str, ...]:

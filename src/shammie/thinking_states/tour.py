@@ -71,7 +71,7 @@ def draw(records: list[Record]) -> list[Block]:
         Figure(
             chart,
             "Far beyond what was trained on",
-            "Trained on up to ten operations; attention reaches back 32 tokens, states do the rest. Guessing gives one half.",
+            "Trained on up to ten operations; attention reaches back 12 tokens, states do the rest. Guessing gives one half.",
         ),
         Figure(
             interval_bars(bars, limits=(0, 1)),

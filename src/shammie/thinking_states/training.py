@@ -30,7 +30,7 @@ def make_backbone(
 ) -> PreTrainedModel:
     """A fresh decoder of Llama's kind (Mistral's with a window) in float32, with `extra` layers more. Same seed, same weights.
 
-    Weights begin as large as width asks for (1/√width): the families' 0.02 is that of wide models, and keeps narrow ones on plateaus.
+    Weights begin as large as width asks for (1/√width): the families' 0.02 is for wide ones and keeps narrow ones on plateaus.
     """
     windowed = {"sliding_window": shape.window, "num_key_value_heads": shape.heads} if shape.window else {}
     config = AutoConfig.for_model(
