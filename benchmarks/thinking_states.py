@@ -19,6 +19,7 @@ import torch
 
 from shammie.core.model import load
 from shammie.thinking_states.methods import Reasoner, Thinking
+from shammie.thinking_states.modeling import Begun
 from shammie.thinking_states.problems import Example, Problem
 from shammie.thinking_states.reading import Prefill, Reader
 from shammie.thinking_states.settings import MethodSettings, ThinkingSettings
@@ -40,26 +41,27 @@ class Scripted:
 
     def __init__(self, module: torch.nn.Module, thoughts: Sequence[Sequence[int]]) -> None:
         self.module, self.script, self.at = module, [list(thought) for thought in thoughts], 0
-        self.thinks, self.thoughts = module.thinks, module.thoughts
+        self.begin, self.thoughts = module.begin, module.thoughts
 
     def __enter__(self) -> None:
-        self.module.thinks, self.module.thoughts = self._thinks, self._thoughts
+        self.module.begin, self.module.thoughts = self._begin, self._thoughts
 
     def __exit__(self, *_: object) -> None:
-        del self.module.thinks, self.module.thoughts
+        del self.module.begin, self.module.thoughts
 
-    def _thinks(self, hidden: torch.Tensor, filled: torch.Tensor) -> torch.Tensor:
-        self.thinks(hidden, filled)
-        empty = [not thought for thought in self.script[self.at : self.at + len(hidden)]]
-        self.at += next((n for n, none in enumerate(empty) if not none), len(empty))
-        return torch.tensor(empty)
+    def _begin(self, hidden: torch.Tensor, filled: torch.Tensor) -> Begun:
+        begun = self.begin(hidden, filled)
+        ahead = self.script[self.at : self.at + len(hidden)]
+        self.at += next((n for n, thought in enumerate(ahead) if thought), len(ahead))
+        begun.token = torch.tensor([(thought or [self.module.end])[0] for thought in ahead])
+        return begun
 
-    def _thoughts(self, hidden: torch.Tensor, filled: torch.Tensor) -> list[list[int]]:
+    def _thoughts(self, begun: Begun) -> list[list[int]]:
         thought, settings = self.script[self.at], self.module.settings
         self.at += 1
         self.module.settings = replace(settings, longest=len(thought) + 1)
         try:
-            Scripted.fewer += len(self.thoughts(hidden, filled)[0]) < len(thought)
+            Scripted.fewer += len(self.thoughts(begun)[0]) < len(thought)
         finally:
             self.module.settings = settings
         return [thought]

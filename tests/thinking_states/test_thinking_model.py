@@ -102,16 +102,18 @@ def test_free_thoughts_are_what_forcing_them_predicts(family):
     noise = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 4, 32, generator=noise)
     filled = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
-    made = model.thoughts(hidden, filled)
+    made = model.thoughts(model.begin(hidden, filled))
     targets = pad([[*thought, model.end] for thought in made])
     with torch.no_grad():
         said = model.thought_logits(model.think(hidden, filled, targets.ids[:, :-1])).argmax(-1)
     for row, thought in enumerate(made):
         ended = [*thought, model.end] if len(thought) < SETTINGS.longest else thought
         assert said[row, : len(ended)].tolist() == ended
-    assert torch.equal(model.thinks(hidden, filled), torch.tensor([not thought for thought in made]))
+    assert [token == model.end for token in model.begin(hidden, filled).token.tolist()] == [not t for t in made]
+    some = torch.tensor([2, 0])
+    assert model.thoughts(model.begin(hidden, filled).select(some)) == [made[row] for row in some]
     other = torch.where(filled[..., None], hidden, 9.0)  # of a partial chunk only what is in it counts
-    assert model.thoughts(other, filled) == made
+    assert model.thoughts(model.begin(other, filled)) == made
 
 
 @pytest.mark.parametrize("family", ROTARY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ from shammie.core.errors import UnsupportedModelError
 from shammie.core.plain import from_plain, to_plain
 from shammie.thinking_states import equations as eq
 from shammie.thinking_states.settings import ThinkingSettings
+
+
+@dataclass(eq=False)
+class Begun:
+    """Thoughts after their first token: the thinking block's cache, which slots of their chunks are filled, the token."""
+
+    past: DynamicCache
+    filled: Bool[Tensor, "N C"]
+    token: Int[Tensor, " N"]
+
+    def select(self, rows: Int[Tensor, " M"]) -> Begun:
+        """Some of them; the others' cache is forgotten."""
+        self.past.batch_select_indices(rows)
+        return Begun(self.past, self.filled[rows], self.token[rows])
 
 
 class ShammieThinkingConfig(PreTrainedConfig):
@@ -123,38 +138,39 @@ class ShammieThinkingForCausalLM(PreTrainedModel):
         return Anatomy(self.thinker).unembed(states)
 
     @torch.no_grad()
-    def thoughts(self, hidden: Float[Tensor, "N C D"], filled: Bool[Tensor, "N C"]) -> list[list[int]]:
-        """Greedy thoughts without their end, at most `longest` - 1 tokens (or `longest`, where the end never came)."""
-        body, count, width = Anatomy(self.thinker).body, len(hidden), hidden.shape[1]
-        cache = DynamicCache()
-        written: list[list[int]] = [[] for _ in range(count)]
-        token = torch.full((count,), self.end, device=hidden.device)
-        inputs = torch.cat([hidden, self.get_input_embeddings()(token[:, None]).to(hidden.dtype)], 1)
-        mask = eq.thinking_mask(filled, 1)
-        going = torch.ones(count, dtype=torch.bool)
-        for step in range(self.settings.longest):
-            position = torch.arange(width + 1 if step == 0 else 1, device=hidden.device) + (step and width + step)
-            made = body(
-                inputs_embeds=inputs, attention_mask=_additive(mask, inputs.dtype), position_ids=position.expand(count, -1),
-                past_key_values=cache, use_cache=True,
-            ).last_hidden_state  # fmt: skip
-            token = self.thought_logits(made[:, -1]).argmax(-1)
-            for row, own in enumerate(token.tolist()):
-                if going[row] and own != self.end:
-                    written[row].append(own)
-                going[row] &= own != self.end
-            if not bool(going.any()):
-                break
-            inputs = self.get_input_embeddings()(token[:, None]).to(hidden.dtype)
-            seen = torch.cat([filled, filled.new_ones(count, step + 2)], 1)
-            mask = seen[:, None, None]
-        return written
+    def begin(self, hidden: Float[Tensor, "N C D"], filled: Bool[Tensor, "N C"]) -> Begun:
+        """The first token of each chunk's thought; it is the end token where the thought is empty."""
+        past, first = DynamicCache(), torch.full((len(hidden), 1), self.end, device=hidden.device)
+        inputs = torch.cat([hidden, self.get_input_embeddings()(first).to(hidden.dtype)], 1)
+        return Begun(past, filled, self._next_token(past, inputs, eq.thinking_mask(filled, 1), 0))
 
     @torch.no_grad()
-    def thinks(self, hidden: Float[Tensor, "N C D"], filled: Bool[Tensor, "N C"]) -> Bool[Tensor, " N"]:
-        """Whether a chunk's thought is empty, by its first token alone."""
-        none = torch.zeros(len(hidden), 0, dtype=torch.long, device=hidden.device)
-        return self.thought_logits(self.think(hidden, filled, none)[:, 0]).argmax(-1) == self.end
+    def thoughts(self, begun: Begun) -> list[list[int]]:
+        """Greedy thoughts without their end, at most `longest` - 1 tokens (or `longest`, where the end never came)."""
+        token, (count, width) = begun.token, begun.filled.shape
+        written: list[list[int]] = [[] for _ in range(count)]
+        going = [True] * count
+        for step in range(1, self.settings.longest + 1):
+            for row, own in enumerate(token.tolist()):
+                going[row] &= own != self.end
+                if going[row]:
+                    written[row].append(own)
+            if not any(going) or step == self.settings.longest:
+                break
+            seen = torch.cat([begun.filled, begun.filled.new_ones(count, step + 1)], 1)
+            inputs = self.get_input_embeddings()(token[:, None])
+            token = self._next_token(begun.past, inputs, seen[:, None, None], width + step)
+        return written
+
+    def _next_token(
+        self, past: DynamicCache, inputs: Float[Tensor, "N T D"], mask: Bool[Tensor, "N 1 T S"], start: int
+    ) -> Int[Tensor, " N"]:
+        position = torch.arange(start, start + inputs.shape[1], device=inputs.device).expand(len(inputs), -1)
+        made = Anatomy(self.thinker).body(
+            inputs_embeds=inputs, attention_mask=_additive(mask, inputs.dtype), position_ids=position,
+            past_key_values=past, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+        return self.thought_logits(made[:, -1]).argmax(-1)
 
     def compress(self, thoughts: Sequence[Sequence[int]]) -> Float[Tensor, "N C D"]:
         """The state of each thought (paper: C), its end token last; of an empty thought nothing, unless set otherwise."""

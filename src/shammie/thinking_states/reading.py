@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from shammie.core.batch import pad
 from shammie.core.model import LanguageModel
 from shammie.core.prefix import KeyValues, read
 from shammie.thinking_states import equations as eq
-from shammie.thinking_states.modeling import ShammieThinkingForCausalLM
+from shammie.thinking_states.modeling import Begun, ShammieThinkingForCausalLM
 
 Prefill = Literal["speculative", "sequential"]
 
@@ -111,21 +111,22 @@ class Reader:
         size = torch.minimum(lengths[row] - (done[row] + offset) * self.chunk, torch.full_like(row, self.chunk))
         states, filled = eq.chunk_states(hidden, row, first, size, self.chunk)
         empty = torch.ones(len(done), int(pending.max()), dtype=torch.bool, device=done.device)
-        empty[row, offset] = self.module.thinks(states, filled)
+        begun = self.module.begin(states, filled)
+        empty[row, offset] = begun.token == self.module.end
         thinking = eq.first_thinking(empty, pending)
-        self._note(found, states, filled, row, offset, thinking, done)
+        self._note(found, begun, row, offset, thinking, done)
         reached = torch.minimum(done + thinking + 1, until)
         if bool((reached < until).any()):
             found.past = found.past.truncated(torch.minimum(reached * self.chunk, lengths))
         return reached
 
     def _note(
-        self, found: Read, states: Float[Tensor, "N C D"], filled: Bool[Tensor, "N C"], row: Int[Tensor, " N"],
-        offset: Int[Tensor, " N"], thinking: Int[Tensor, " B"], done: Int[Tensor, " B"],
+        self, found: Read, begun: Begun, row: Int[Tensor, " N"], offset: Int[Tensor, " N"], thinking: Int[Tensor, " B"],
+        done: Int[Tensor, " B"],
     ) -> None:  # fmt: skip
         """Write down thoughts up to each row's first that is not empty, and the states that follow from them."""
         at = (offset == thinking[row]).nonzero()[:, 0]
-        made = self.module.thoughts(states[at], filled[at]) if len(at) else []
+        made = self.module.thoughts(begun.select(at)) if len(at) else []
         rows = row[at].tolist()
         for own, thought in zip(rows, made, strict=True):
             found.thoughts[own] += [[] for _ in range(int(thinking[own]))] + [thought]
